@@ -1,0 +1,57 @@
+# The two commands of the README are `make tutorial` and `make test`; the rest are small helpers.
+PYTHON ?= python3
+# Where torch comes from, for machines that want another build than their index offers, for example
+# TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" on Linux without a GPU.
+TORCH_ARGS ?=
+
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.installed
+TORCH := $(shell grep '^torch==' ci/constraints.txt)
+NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with ci/nbval.cfg --nbval-cell-timeout 1800
+STRIP := nbstripout --keep-output --keep-count --keep-id \
+	--extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version"
+
+.PHONY: tutorial test check lint lab notebooks clean
+
+tutorial: $(STAMP)
+	$(BIN)/zvl run
+
+# torch first: a range that admits another torch would pull gigabytes of CUDA packages.
+# The stamp makes a second run install nothing; touching the pins renews it.
+$(STAMP): pyproject.toml ci/constraints.txt
+	@echo "Creating .venv and installing the pins (2.3 GB, some minutes) ..."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH_ARGS) $(TORCH)
+	$(BIN)/python -m pip install --quiet -c ci/constraints.txt -e .[dev]
+	touch $(STAMP)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check: lint
+	$(BIN)/pytest -q -m "not slow"
+
+# nbval comes last and starts from nothing: ZVL_RUNS moves "runs/nano", which notebooks take by default,
+# into a folder that was just removed, so this is CI's one cold nano run. Its report stays for reading.
+test: lint
+	rm -rf runs/ci
+	$(BIN)/pytest -q
+	ZVL_RUNS=runs/ci/smoke $(BIN)/zvl run --preset nano --params notebooks/params/smoke
+	ZVL_RUNS=runs/ci ZVL_PROGRESS=0 $(BIN)/pytest -v -x $(NBVAL) notebooks
+	ZVL_RUNS=runs/ci $(BIN)/zvl report runs/nano
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks
+
+# The committed notebooks, executed from a clean run and stripped of times, paths and versions.
+notebooks: $(STAMP)
+	rm -rf runs/clean
+	ZVL_RUNS=runs/clean $(BIN)/zvl run --appendix
+	for f in runs/clean/nano/notebooks/*.ipynb; do \
+		cp "$$f" "$$(find notebooks -name "$$(basename "$$f")" -not -path '*checkpoints*')"; done
+	$(BIN)/$(STRIP) $$(find notebooks -name '*.ipynb' -not -path '*checkpoints*')
+
+clean:
+	rm -rf runs
