@@ -1,0 +1,336 @@
+"""Readers: raw rows come back whole, bad ones are put aside with a reason, a bad file says what is wrong."""
+
+import copy
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from zvl.data.readers import DataError, Quarantine, read_coco_captions, read_llava, read_vqav2
+from zvl.data.samples import LANGUAGES, Turn
+from zvl.data.world import WorldConfig, write_world
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b/c.png"}],
+    "annotations": [
+        {"id": 10, "image_id": 1, "caption": " a tiger. "},
+        {"id": 11, "image_id": 2, "caption": "老虎。"},
+    ],
+}
+QUESTIONS = {"questions": [{"question_id": 5, "image_id": 42, "question": "What is this?"}]}
+ANSWERS = {
+    "annotations": [
+        {
+            "question_id": 5,
+            "question_type": "what is",
+            "multiple_choice_answer": "tiger",
+            "answers": [{"answer": "tiger"}, {"answer": "big cat"}, {"answer": "tiger"}],
+        }
+    ]
+}
+LLAVA = [
+    {
+        "id": "x1",
+        "image": "a.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\n图里是什么？"},
+            {"from": "gpt", "value": "老虎"},
+            {"from": "human", "value": "What colour?"},
+            {"from": "gpt", "value": "orange"},
+        ],
+    }
+]
+
+
+def write(path, value):
+    path.write_text(json.dumps(value, ensure_ascii=False), "utf8")
+    return path
+
+
+def coco(folder, value):
+    put_aside = Quarantine()
+    path = write(folder / "captions.json", value)
+    return list(read_coco_captions(path, "pictures", "en", quarantine=put_aside)), put_aside
+
+
+def vqa(folder, questions, answers):
+    put_aside = Quarantine()
+    paths = write(folder / "questions.json", questions), write(folder / "annotations.json", answers)
+    return list(read_vqav2(*paths, "pictures", "en", quarantine=put_aside)), put_aside
+
+
+def llava(folder, value):
+    put_aside = Quarantine()
+    return list(
+        read_llava(write(folder / "llava.json", value), "pictures", "zh", quarantine=put_aside)
+    ), put_aside
+
+
+def changed(value, *keys, to):
+    """A deep copy with one field replaced, or removed where `to` is ..."""
+    value = copy.deepcopy(value)
+    place = value
+    for key in keys[:-1]:
+        place = place[key]
+    if to is ...:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = to
+    return value
+
+
+# --- the round trip ---
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("world") / "moji", WorldConfig(9, 6, seed=3))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_moji_world_comes_back_row_for_row(world, language, split):
+    images, put_aside = world / "images" / split, Quarantine()
+    raw = {
+        name: json.loads((world / f"{name}_{language}_{split}.json").read_text("utf8"))
+        for name in ("captions", "questions", "annotations", "llava")
+    }
+    pairs = list(
+        read_coco_captions(
+            world / f"captions_{language}_{split}.json", images, language, quarantine=put_aside
+        )
+    )
+    assert [(p.image_id, p.caption) for p in pairs] == [
+        (str(row["image_id"]), row["caption"]) for row in raw["captions"]["annotations"]
+    ]
+    asked = list(
+        read_vqav2(
+            world / f"questions_{language}_{split}.json",
+            world / f"annotations_{language}_{split}.json",
+            images,
+            language,
+            image_name="{:06d}.png",
+            quarantine=put_aside,
+        )
+    )
+    rows = zip(raw["questions"]["questions"], raw["annotations"]["annotations"], strict=True)
+    assert [(s.turns, s.references, s.question_type) for s in asked] == [
+        (
+            (Turn(q["question"], a["multiple_choice_answer"]),),
+            (a["multiple_choice_answer"],),
+            a["question_type"],
+        )
+        for q, a in rows
+    ]
+    told = list(read_llava(world / f"llava_{language}_{split}.json", images, language, quarantine=put_aside))
+    assert [[value for t in s.turns for value in (t.instruction, t.response)] for s in told] == [
+        [turn["value"] for turn in row["conversations"]] for row in raw["llava"]
+    ]
+    pictures = {str(path) for path in images.iterdir()}
+    assert {pair.image for pair in pairs} == pictures == {s.images[0] for s in asked}
+    assert {image for s in told for image in s.images} <= pictures
+    assert {row.language for row in [*pairs, *asked, *told]} == {language}
+    assert put_aside.rows == []
+
+
+def test_captions_become_pairs(tmp_path):
+    pairs, put_aside = coco(tmp_path, COCO)
+    assert [(p.image_id, p.image, p.caption) for p in pairs] == [
+        ("1", "pictures/a.png", "a tiger."),
+        ("2", "pictures/b/c.png", "老虎。"),
+    ]
+    assert (pairs[0].language, pairs[0].source) == ("en", "coco") and not put_aside.rows
+
+
+def test_questions_and_answers_are_joined_by_id(tmp_path):
+    (sample,), put_aside = vqa(tmp_path, QUESTIONS, ANSWERS)
+    assert sample.id == "vqav2-en-5" and sample.question_type == "what is"
+    assert sample.images == ("pictures/COCO_train2014_000000000042.jpg",)
+    assert sample.turns == (Turn("What is this?", "tiger"),)
+    assert sample.references == ("tiger", "big cat") and not put_aside.rows
+
+
+def test_conversations_keep_their_turns_and_marks(tmp_path):
+    (sample,), put_aside = llava(tmp_path, LLAVA)
+    assert sample.images == ("pictures/a.png",) and sample.task == "conversation" and not put_aside.rows
+    assert sample.turns == (Turn("<image>\n图里是什么？", "老虎"), Turn("What colour?", "orange"))
+    (text_only,), _ = llava(tmp_path, [{"id": 1, "conversations": LLAVA[0]["conversations"][2:]}])
+    assert text_only.images == ()
+    two = changed(LLAVA, 0, "image", to=["a.png", "b.png"])
+    two = changed(two, 0, "conversations", 2, "value", to="<image>\n那这张呢？")
+    assert llava(tmp_path, two)[0][0].images == ("pictures/a.png", "pictures/b.png")
+
+
+# --- bad rows ---
+
+
+@pytest.mark.parametrize(
+    ("keys", "to", "row", "field", "reason"),
+    [
+        (("annotations", 0), 7, "annotations[0]", "row", "not an object"),
+        (("annotations", 0, "caption"), ..., "annotations[0]", "caption", "missing"),
+        (("annotations", 0, "caption"), "  ", "10", "caption", "empty or not text"),
+        (("annotations", 0, "caption"), None, "10", "caption", "empty or not text"),
+        (("annotations", 0, "image_id"), 99, "10", "image_id", "no such image"),
+        (("annotations", 0, "image_id"), [1], "annotations[0]", "image_id", "not a number or text"),
+        (("images", 0, "file_name"), "../../etc/passwd", "10", "file_name", "leaves the image folder"),
+        (("images", 0, "file_name"), "/etc/passwd", "10", "file_name", "leaves the image folder"),
+        (("images", 0, "file_name"), "b/../../x.png", "10", "file_name", "leaves the image folder"),
+        (("images", 0, "file_name"), "a\0.png", "10", "file_name", "leaves the image folder"),
+        (("images", 0, "file_name"), {}, "10", "file_name", "leaves the image folder"),
+    ],
+)
+def test_a_bad_caption_row_is_put_aside_and_the_others_stay(tmp_path, keys, to, row, field, reason):
+    pairs, put_aside = coco(tmp_path, changed(COCO, *keys, to=to))
+    assert [pair.caption for pair in pairs] == ["老虎。"]
+    assert put_aside.rows == [("captions.json", row, field, reason)]
+    assert put_aside.counts() == {f"{field}: {reason}": 1}
+
+
+def test_an_image_given_twice_is_counted(tmp_path):
+    pairs, put_aside = coco(
+        tmp_path, changed(COCO, "images", to=[*COCO["images"], {"id": 1, "file_name": "z"}])
+    )
+    assert [pair.image for pair in pairs] == ["pictures/a.png", "pictures/b/c.png"]
+    assert put_aside.counts() == {"id: given twice": 1}
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "to", "field", "reason"),
+    [
+        ("questions", ("questions", 0, "question"), " ", "question", "empty or not text"),
+        ("questions", ("questions", 0, "image_id"), "42", "image_id", "not a whole number"),
+        ("questions", ("questions", 0, "question_id"), {}, "question_id", "not a number or text"),
+        ("questions", ("questions", 0, "question"), ..., "question", "missing"),
+        (
+            "annotations",
+            ("annotations", 0, "multiple_choice_answer"),
+            "",
+            "multiple_choice_answer",
+            "empty or not text",
+        ),
+        ("annotations", ("annotations", 0, "answers"), None, "answers", "not a list of answers"),
+        ("annotations", ("annotations", 0, "answers"), ["tiger"], "answers", "not a list of answers"),
+        ("annotations", ("annotations", 0, "answers"), ..., "answers", "missing"),
+    ],
+)
+def test_a_bad_question_or_answer_is_put_aside(tmp_path, file, keys, to, field, reason):
+    files = {"questions": QUESTIONS, "annotations": ANSWERS}
+    files[file] = changed(files[file], *keys, to=to)
+    samples, put_aside = vqa(tmp_path, *files.values())
+    assert samples == []
+    assert (f"{file}.json", field, reason) in {(row[0], *row[2:]) for row in put_aside.rows}
+
+
+def test_questions_without_answers_and_answers_without_questions_are_counted(tmp_path):
+    samples, put_aside = vqa(tmp_path, QUESTIONS, changed(ANSWERS, "annotations", 0, "question_id", to=6))
+    assert samples == []
+    assert put_aside.rows == [
+        ("questions.json", "5", "question_id", "has no annotation"),
+        ("annotations.json", "6", "question_id", "has no question"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "to", "field", "reason"),
+    [
+        ((0,), "text", "row", "not an object"),
+        ((0, "image"), "../x.png", "image", "leaves the image folder"),
+        ((0, "image"), ["a.png", "/x.png"], "image", "leaves the image folder"),
+        ((0, "image"), 7, "image", "not a file name or a list of them"),
+        ((0, "image"), {"a.png": 1}, "image", "not a file name or a list of them"),
+        ((0, "image"), ["a.png", "b.png"], "conversations", "as many <image> marks as images are needed"),
+        ((0, "image"), None, "conversations", "as many <image> marks as images are needed"),
+        ((0, "conversations"), [], "conversations", "needs pairs of human and gpt turns"),
+        ((0, "conversations", 3), ..., "conversations", "needs pairs of human and gpt turns"),
+        ((0, "conversations", 1, "value"), "", "conversations[1].value", "empty or not text"),
+        ((0, "conversations", 2, "value"), None, "conversations[2].value", "empty or not text"),
+        (
+            (0, "conversations", 0, "from"),
+            "gpt",
+            "conversations[0].from",
+            "turns must go human, gpt, human, gpt",
+        ),
+    ],
+)
+def test_a_bad_conversation_is_put_aside_and_the_others_stay(tmp_path, keys, to, field, reason):
+    good = {**LLAVA[0], "id": "good"}
+    samples, put_aside = llava(tmp_path, [*changed(LLAVA, *keys, to=to), good])
+    assert [sample.id for sample in samples] == ["good"]
+    assert [row[2:] for row in put_aside.rows] == [(field, reason)]
+    assert put_aside.rows[0][1] == ("0" if keys == (0,) else "x1"), "the row is named"
+
+
+# --- bad files ---
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"7", "the top level must be a"),
+        (b"{}", "'images' must be a list|top level must be a list"),
+        (b'{"images": [], "annotations": {}}', "'annotations' must be a list|top level must be a list"),
+    ],
+)
+@pytest.mark.parametrize("reader", [read_coco_captions, read_llava])
+def test_a_file_that_is_not_the_format_is_named(tmp_path, reader, content, message):
+    path = tmp_path / "raw.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"raw\.json.*({message})"):
+        list(reader(path, tmp_path, "en"))
+
+
+def test_a_missing_annotation_file_is_named(tmp_path):
+    questions = write(tmp_path / "questions.json", QUESTIONS)
+    with pytest.raises(DataError, match=r"nothing\.json: no such file"):
+        list(read_vqav2(questions, tmp_path / "nothing.json", tmp_path, "en"))
+
+
+# --- anything at all ---
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.sampled_from(["", "a", "../a", "<image>", "human", "gpt"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["id", "value", "answer"]), inner)
+    ),
+    max_leaves=4,
+)
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@given(where=st.sampled_from(["id", "image_id", "caption", "file_name"]), value=values)
+@quick
+def test_no_value_stops_the_caption_reader_or_loses_a_row(tmp_path, where, value):
+    rows = "images" if where == "file_name" else "annotations"
+    pairs, put_aside = coco(tmp_path, changed(COCO, rows, 0, where, to=value))
+    assert len(pairs) + len(put_aside.rows) == 2
+
+
+@given(
+    where=st.sampled_from(["question_id", "image_id", "question", "multiple_choice_answer", "answers"]),
+    value=values,
+)
+@quick
+def test_no_value_stops_the_question_reader(tmp_path, where, value):
+    if where in QUESTIONS["questions"][0]:
+        samples, put_aside = vqa(tmp_path, changed(QUESTIONS, "questions", 0, where, to=value), ANSWERS)
+    else:
+        samples, put_aside = vqa(tmp_path, QUESTIONS, changed(ANSWERS, "annotations", 0, where, to=value))
+    assert samples or put_aside.rows
+
+
+@given(where=st.sampled_from(["id", "image", "conversations"]), value=values)
+@quick
+def test_no_value_stops_the_conversation_reader_or_loses_a_row(tmp_path, where, value):
+    samples, put_aside = llava(tmp_path, changed(LLAVA, 0, where, to=value))
+    assert len(samples) + len(put_aside.rows) == 1
+    assert all(image.startswith("pictures/") and ".." not in image for s in samples for image in s.images)

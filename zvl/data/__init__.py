@@ -1,0 +1,1 @@
+"""Data: the embedded picture world, raw formats and their readers, records and batches."""

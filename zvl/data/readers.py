@@ -1,0 +1,214 @@
+"""Raw formats of the field, read into `Pair` and `Sample`.
+
+A row that cannot be used is put aside with its reason and counted, never fatal and never lost; a file that
+cannot be used at all raises `DataError`, which names the file and what is wrong in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zvl.data.samples import Pair, Sample, Turn
+
+
+class DataError(ValueError):
+    """A file that cannot be read as its format says."""
+
+
+@dataclass
+class Quarantine:
+    """Rows put aside: (file, row, field, reason)."""
+
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def add(self, file: Path, row: object, name: str, reason: str) -> None:
+        self.rows.append((Path(file).name, str(row), name, reason))
+
+    def counts(self) -> dict[str, int]:
+        """How many rows were put aside, by "field: reason"."""
+        return dict(Counter(f"{name}: {reason}" for _, _, name, reason in self.rows))
+
+
+def read_coco_captions(
+    path: Path, images: Path, language: str, source: str = "coco", quarantine: Quarantine | None = None
+) -> Iterator[Pair]:
+    """COCO captions: `images[id, file_name]` and `annotations[image_id, caption]`.
+
+    images: the folder of the pictures. Raises DataError for a file that is not such a JSON file.
+    """
+    quarantine = Quarantine() if quarantine is None else quarantine
+    data = _load(path, dict)
+    known = _by_id(data, "images", path, "id", ("file_name",), quarantine)
+    for row in _rows(data, "annotations", path, ("image_id", "caption"), quarantine):
+        name = row.get("id", row["image_id"])
+        if row["image_id"] not in known:
+            quarantine.add(path, name, "image_id", "no such image")
+        elif not _is_text(row["caption"]):
+            quarantine.add(path, name, "caption", "empty or not text")
+        elif (image := _inside(images, known[row["image_id"]]["file_name"])) is None:
+            quarantine.add(path, name, "file_name", "leaves the image folder")
+        else:
+            yield Pair(str(row["image_id"]), image, row["caption"].strip(), language, source)
+
+
+def read_vqav2(
+    questions: Path,
+    annotations: Path,
+    images: Path,
+    language: str,
+    source: str = "vqav2",
+    image_name: str = "COCO_train2014_{:012d}.jpg",
+    quarantine: Quarantine | None = None,
+) -> Iterator[Sample]:
+    """VQAv2: questions and annotations joined by `question_id`; the response is `multiple_choice_answer`.
+
+    images: the folder of the pictures; image_name: how they are called there by image id. References are the
+    answers of all annotators. Raises DataError for a file that is not such a JSON file.
+    """
+    quarantine = Quarantine() if quarantine is None else quarantine
+    fields = ("multiple_choice_answer", "answers")
+    told = _by_id(_load(annotations, dict), "annotations", annotations, "question_id", fields, quarantine)
+    asked = _by_id(
+        _load(questions, dict), "questions", questions, "question_id", ("image_id", "question"), quarantine
+    )
+    for number, row in asked.items():
+        answer = told.get(number)
+        if answer is None:
+            quarantine.add(questions, number, "question_id", "has no annotation")
+        elif not _is_text(row["question"]):
+            quarantine.add(questions, number, "question", "empty or not text")
+        elif not _is_text(answer["multiple_choice_answer"]):
+            quarantine.add(annotations, number, "multiple_choice_answer", "empty or not text")
+        elif not isinstance(row["image_id"], int):
+            quarantine.add(questions, number, "image_id", "not a whole number")
+        elif (references := _answers(answer["answers"])) is None:
+            quarantine.add(annotations, number, "answers", "not a list of answers")
+        else:
+            yield Sample(
+                f"{source}-{language}-{number}",
+                (str(Path(images) / image_name.format(row["image_id"])),),
+                (Turn(row["question"].strip(), answer["multiple_choice_answer"].strip()),),
+                references=references,
+                task="vqa",
+                question_type=str(answer.get("question_type", "")),
+                language=language,
+                source=source,
+            )
+    for number in told:
+        if number not in asked:
+            quarantine.add(annotations, number, "question_id", "has no question")
+
+
+def read_llava(
+    path: Path, images: Path, language: str, source: str = "llava", quarantine: Quarantine | None = None
+) -> Iterator[Sample]:
+    """LLaVA conversations: `[{id, image, conversations[{from, value}]}]`; `image` may be a list or absent.
+
+    `<image>` in a human turn says where a picture enters, and stays in the instruction; without any, all
+    pictures enter in the first turn. Raises DataError for a file that is not such a JSON file.
+    """
+    quarantine = Quarantine() if quarantine is None else quarantine
+    for number, row in enumerate(_load(path, list)):
+        name = row.get("id", number) if isinstance(row, dict) else number
+        reason = _llava_fault(row)
+        if reason:
+            quarantine.add(path, name, *reason)
+            continue
+        files = row.get("image") or []
+        files = [files] if isinstance(files, str) else files
+        paths = [_inside(images, file) for file in files]
+        said = row["conversations"]
+        if None in paths:
+            quarantine.add(path, name, "image", "leaves the image folder")
+        elif sum(turn["value"].count("<image>") for turn in said[::2]) not in (0, len(files)):
+            quarantine.add(path, name, "conversations", "as many <image> marks as images are needed")
+        else:
+            pairs = zip(said[::2], said[1::2], strict=True)
+            turns = tuple(Turn(human["value"], gpt["value"].strip()) for human, gpt in pairs)
+            yield Sample(
+                str(name), tuple(paths), turns, task="conversation", language=language, source=source
+            )
+
+
+def _llava_fault(row) -> tuple[str, str] | None:
+    if not isinstance(row, dict):
+        return "row", "not an object"
+    files = row.get("image") or []
+    if not isinstance(files, str) and not (isinstance(files, list) and all(map(_is_text, files))):
+        return "image", "not a file name or a list of them"
+    said = row.get("conversations")
+    if not isinstance(said, list) or not said or len(said) % 2:
+        return "conversations", "needs pairs of human and gpt turns"
+    for index, turn in enumerate(said):
+        if not isinstance(turn, dict) or not _is_text(turn.get("value")):
+            return f"conversations[{index}].value", "empty or not text"
+        if turn.get("from") != ("human", "gpt")[index % 2]:
+            return f"conversations[{index}].from", "turns must go human, gpt, human, gpt"
+    return None
+
+
+def _answers(given) -> tuple[str, ...] | None:
+    """The distinct answers of all annotators in order, None where the field is not a list of answers."""
+    if not isinstance(given, list) or not all(isinstance(answer, dict) for answer in given):
+        return None
+    return tuple(dict.fromkeys(a["answer"] for a in given if _is_text(a.get("answer"))))
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _load(path: Path, kind: type):
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf8"))
+    except FileNotFoundError as err:
+        raise DataError(f"{path}: no such file") from err
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read ({err.strerror})") from err
+    except (ValueError, RecursionError) as err:
+        raise DataError(f"{path}: not JSON ({err})") from err
+    if not isinstance(value, kind):
+        raise DataError(f"{path}: the top level must be a {'list' if kind is list else 'JSON object'}")
+    return value
+
+
+def _rows(
+    data: dict, name: str, path: Path, fields: tuple[str, ...], quarantine: Quarantine
+) -> Iterator[dict]:
+    """The rows of one list that have all fields, and ids that are numbers or texts."""
+    if not isinstance(data.get(name), list):
+        raise DataError(f"{path}: field {name!r} must be a list")
+    for number, row in enumerate(data[name]):
+        where = f"{name}[{number}]"
+        if not isinstance(row, dict):
+            quarantine.add(path, where, "row", "not an object")
+        elif missing := [f for f in fields if f not in row]:
+            quarantine.add(path, where, missing[0], "missing")
+        elif wrong := [f for f in fields if f.endswith("id") and not isinstance(row[f], int | str)]:
+            quarantine.add(path, where, wrong[0], "not a number or text")
+        else:
+            yield row
+
+
+def _by_id(
+    data: dict, name: str, path: Path, key: str, fields: tuple[str, ...], quarantine: Quarantine
+) -> dict[int | str, dict]:
+    """The rows of one list by their id; of two rows with one id the first stays."""
+    found: dict[int | str, dict] = {}
+    for row in _rows(data, name, path, (key, *fields), quarantine):
+        if row[key] in found:
+            quarantine.add(path, row[key], key, "given twice")
+        else:
+            found[row[key]] = row
+    return found
+
+
+def _inside(folder: Path, name: object) -> str | None:
+    """The path of a file below `folder`, None where the name leaves it: data must not choose paths."""
+    if not _is_text(name) or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        return None
+    return str(Path(folder) / name)
