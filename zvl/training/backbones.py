@@ -1,0 +1,207 @@
+"""How the nano backbones are made: a tokenizer, a ViT trained by contrast, a LLaMA trained on text alone.
+
+All of it sees training scenes, training combinations and training wordings only. The ViT learns from whole captions
+(CLIP) and, because minutes must do for days, also from regions: the patches under a piece against the names of all
+things in both languages (RegionCLIP's idea). The LLaMA never sees a picture.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+
+from zvl.data import moji, wordings
+from zvl.data.pixels import to_pixels
+from zvl.data.samples import LANGUAGES
+from zvl.model.backbones import BilingualClip, llm_config, train_tokenizer
+from zvl.training.loop import LoopConfig, train
+from zvl.training.reading import (
+    TextIds,
+    bucketed,
+    ordinary_batch,
+    ordinary_text,
+    pad,
+    reading_batch,
+    reading_loss,
+)
+
+GRID, PATCH = 8, 12  # patches a side, pixels a patch
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def make_tokenizer(seed: int = 0, scenes: int = 4000):
+    """The tokenizer, trained on descriptions, captions and questions of training scenes and on ordinary text."""
+    rng = np.random.default_rng(seed)
+    texts = list(ordinary_text())
+    for scene in moji.scenes(scenes, "train", seed):
+        for language in LANGUAGES:
+            texts.append(wordings.description(scene, language))
+            texts += [
+                f"{q.question} {q.answer}\n{q.answer}"
+                for q in wordings.questions(scene, language, "train", rng)
+            ]
+            texts.append(wordings.caption(scene, language, "train", int(rng.integers(5)), rng))
+    for concept in moji.concepts():
+        texts += [concept.names["en"], " " + concept.names["en"]] * 50
+    names = [concept.names["zh"] for concept in moji.concepts() if len(concept.names["zh"]) > 1]
+    return train_tokenizer(texts, names)
+
+
+# --- the ViT and its text tower ---------------------------------------------------------------------------------------
+
+
+def region_weights(scenes: list[moji.Scene]) -> tuple[Tensor, Tensor]:
+    """How much of each patch a piece covers: (batch, 5, 64), rows summing to 1 (0 for absent pieces), and the concept
+    of each piece, (batch, 5), -1 where there is none.
+    """
+    weights = torch.zeros(len(scenes), moji.MAX_PIECES, GRID, GRID)
+    labels = torch.full((len(scenes), moji.MAX_PIECES), -1)
+    edges = torch.arange(GRID) * PATCH
+    for i, scene in enumerate(scenes):
+        for j, piece in enumerate(scene.pieces):
+            across = (
+                torch.clamp(edges + PATCH, max=piece.x + piece.side) - torch.clamp(edges, min=piece.x)
+            ).clamp(0)
+            down = (
+                torch.clamp(edges + PATCH, max=piece.y + piece.side) - torch.clamp(edges, min=piece.y)
+            ).clamp(0)
+            weights[i, j] = down[:, None] * across[None]
+            labels[i, j] = piece.concept
+    weights = weights.flatten(2)
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1), labels
+
+
+def clip_batch(tokenizer, step: int, batch_size: int, seed: int) -> dict[str, Tensor]:
+    """Fresh training scenes for one step, a pure function of (seed, step)."""
+    rng = np.random.default_rng([seed, step, 7])
+    scenes = moji.scenes(batch_size, "train", int(rng.integers(2**31)))
+    weights, labels = region_weights(scenes)
+    batch = {
+        "pixel_values": to_pixels([moji.render(scene) for scene in scenes]),
+        "weights": weights,
+        "labels": labels,
+    }
+    cls = [tokenizer.cls_token_id]
+    for language in LANGUAGES:
+        texts = [wordings.caption(s, language, "train", int(rng.integers(5)), rng) for s in scenes]
+        rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        batch[f"{language}_ids"], batch[f"{language}_mask"] = pad([cls + row for row in rows])
+    return batch
+
+
+def name_ids(tokenizer) -> tuple[Tensor, Tensor]:
+    """All names, English first, as ids and mask: (2 * concepts, length)."""
+    texts = [concept.names[language] for language in LANGUAGES for concept in moji.concepts()]
+    return pad(
+        [[tokenizer.cls_token_id] + tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    )
+
+
+def clip_loss(
+    model: BilingualClip, batch: dict[str, Tensor], names: tuple[Tensor, Tensor]
+) -> tuple[Tensor, dict]:
+    """Caption contrast in both languages plus region contrast against all names."""
+    image_embeds = model.image_embeds(batch["pixel_values"])
+    images = model.image_features(image_embeds).float()
+    target = torch.arange(len(images))
+    total, metrics = 0.0, {}
+    for language in LANGUAGES:
+        texts = model.text_features(batch[f"{language}_ids"], batch[f"{language}_mask"]).float()
+        logits = model.log_scale.clamp(max=4.6).exp() * images @ texts.T
+        total = total + (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 4
+        metrics[f"top1_{language}"] = (logits.argmax(1) == target).float().mean()
+    present = batch["labels"] >= 0
+    regions = model.region_features(image_embeds, batch["weights"].to(image_embeds.dtype))[present].float()
+    table = model.text_features(*names).float().view(2, -1, regions.shape[-1])  # (language, concept, width)
+    logits = model.region_log_scale.clamp(max=4.6).exp() * torch.einsum("rd,lcd->lrc", regions, table)
+    labels = batch["labels"][present]
+    region = sum(F.cross_entropy(logits[i], labels) for i in range(2)) / 2
+    metrics["region"] = region.detach()
+    metrics["region_top1"] = (logits[0].argmax(1) == labels).float().mean()
+    return total + region, metrics
+
+
+def train_clip(
+    tokenizer, config: LoopConfig, batch_size: int = 128, folder=None
+) -> tuple[BilingualClip, list[dict]]:
+    """A new ViT and text tower, trained on fresh training scenes; returns them with the history."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = BilingualClip(len(tokenizer))
+        embeddings = model.vision_model.embeddings
+        for p in (embeddings.class_embedding, embeddings.position_embedding):
+            torch.nn.init.normal_(p, std=0.02)
+    model.vision_model.set_attn_implementation("eager")
+    model.text_model.set_attn_implementation("eager")
+    names = name_ids(tokenizer)
+    history = train(
+        model,
+        lambda model, batch, step: clip_loss(model, batch, names),
+        lambda step, micro: clip_batch(
+            tokenizer, step * config.accumulation + micro, batch_size, config.seed
+        ),
+        config,
+        folder,
+        "ViT and text tower",
+    )
+    return model.eval(), history
+
+
+def train_llm(tokenizer, config: LoopConfig, batch_size: int = 64, folder=None, soft: float = 0.7):
+    """A new LLaMA, trained on text alone; every 16th batch is ordinary text. Returns it with the history."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = LlamaForCausalLM(llm_config(len(tokenizer)))
+    model.set_attn_implementation("eager")
+    ids, kept = TextIds(tokenizer), {}
+
+    def batches(step: int, micro: int) -> dict[str, Tensor]:
+        number = step * config.accumulation + micro
+        if number % 16 == 15:
+            return ordinary_batch(ids, number, batch_size // 2, config.seed)
+        large, part = divmod(number, 4)  # four batches are drawn as one and cut by length
+        if large not in kept:
+            kept.clear()
+            done = number / (config.steps * config.accumulation)
+            ease = 1.0 if done < 0.15 else 0.3 if done < 0.3 else 0.0
+            kept[large] = bucketed(
+                reading_batch(ids, large, 4 * batch_size, config.seed, soft=soft, ease=ease), 4
+            )
+        return kept[large][part]
+
+    history = train(
+        model, lambda model, batch, step: reading_loss(model, batch), batches, config, folder, "nano LLaMA"
+    )
+    return model.eval(), history
+
+
+@torch.no_grad()
+def clip_quality(model: BilingualClip, tokenizer, pools: int = 10, seed: int = 0) -> dict[str, float]:
+    """On test scenes: retrieval among 100, both directions and languages, and naming of boxes among all names."""
+    scenes = moji.scenes(100 * pools, "test", seed + 1, min_pieces=2)
+    rng = np.random.default_rng(seed)
+    embeds = torch.cat([
+        model.image_embeds(to_pixels([moji.render(scene) for scene in scenes[i : i + 100]]))
+        for i in range(0, len(scenes), 100)
+    ])  # fmt: skip
+    images, result = model.image_features(embeds), {}
+    weights, labels = region_weights(scenes)
+    present, names = labels >= 0, model.text_features(*name_ids(tokenizer)).view(2, len(moji.concepts()), -1)
+    regions = model.region_features(embeds, weights)[present]
+    for k, language in enumerate(LANGUAGES):
+        captions = [wordings.caption(scene, language, "test", int(rng.integers(5)), rng) for scene in scenes]
+        rows = tokenizer(captions, add_special_tokens=False)["input_ids"]
+        texts = model.text_features(*pad([[tokenizer.cls_token_id, *row] for row in rows]))
+        similarity = torch.stack([a @ b.T for a, b in zip(images.split(100), texts.split(100), strict=True)])
+        right = torch.arange(100)
+        result[f"{language}/tr1_100"] = float((similarity.argmax(2) == right).float().mean())
+        result[f"{language}/ir1_100"] = float((similarity.argmax(1) == right).float().mean())
+        result[f"{language}/region_top1"] = float(
+            ((regions @ names[k].T).argmax(1) == labels[present]).float().mean()
+        )
+    return result

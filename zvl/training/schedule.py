@@ -1,0 +1,373 @@
+"""The schedule from pictures to a chat model: each step as one function that finds its result or makes it.
+
+world -> features of the frozen ViT -> pre-trained Q-Former -> Base 1, Base 2 and Chat 1, Chat 2, and a text-only
+model tuned on the same questions. Results lie below `<run folder>/stages/`, each under the hash of all that it
+depends on, so that any notebook can run first and nothing is trained twice. Paper: section 3.3, Figure 3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+import zvl.data
+import zvl.model
+from zvl.config import Preset, TuningConfig
+from zvl.data.pixels import read_image, to_pixels
+from zvl.data.readers import read_coco_captions, read_llava, read_vqav2
+from zvl.data.samples import LANGUAGES, Pair, Sample
+from zvl.data.world import write_world
+from zvl.model import backbones, chat
+from zvl.model.objectives import QFormerForPretraining
+from zvl.model.visual import ZiyaVisualForConditionalGeneration
+from zvl.training import loop, stages
+
+KINDS = ("base", "chat")
+
+
+def _bar(items, label):
+    return tqdm(items, desc=label, disable=not loop._show_progress(None), leave=False)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the readers gave for one split, with the frozen ViT's features of its images.
+
+    features: (images, 65, 192) half precision. row: image path -> row of `features`.
+    """
+
+    pairs: tuple[Pair, ...]
+    swapped: tuple[Pair, ...]
+    questions: tuple[Sample, ...]
+    dialogues: tuple[Sample, ...]
+    images: tuple[str, ...]
+    features: Tensor
+
+    @property
+    def row(self) -> dict[str, int]:
+        return {image: number for number, image in enumerate(self.images)}
+
+
+def world(preset: Preset, run: Path) -> Path:
+    """The folder of the Moji world of this preset."""
+    inputs = {"world": preset.world, "code": stages.code_version(zvl.data)}
+    return (
+        stages.cached(
+            "world", inputs, run / "stages", lambda path: write_world(path / "moji", preset.world, _bar)
+        )
+        / "moji"
+    )
+
+
+def read(preset: Preset, run: Path, split: str) -> Data:
+    """Read one split back from its raw files, and its ViT features (computed once: the ViT is frozen)."""
+    folder = world(preset, run)
+    images = folder / "images" / split
+    pairs, swapped, questions, dialogues = [], [], [], []
+    for language in LANGUAGES:
+        pairs += read_coco_captions(folder / f"captions_{language}_{split}.json", images, language)
+        if split == "test":
+            swapped += read_coco_captions(
+                folder / f"captions_swapped_{language}_{split}.json", images, language
+            )
+        questions += read_vqav2(
+            folder / f"questions_{language}_{split}.json", folder / f"annotations_{language}_{split}.json", images,
+            language, image_name="{:06d}.png",
+        )  # fmt: skip
+        dialogues += read_llava(folder / f"llava_{language}_{split}.json", images, language)
+    paths = tuple(sorted({pair.image for pair in pairs}))
+    features = load_file(str(_features(preset, run, split, paths) / "features.safetensors"))["features"]
+    return Data(tuple(pairs), tuple(swapped), tuple(questions), tuple(dialogues), paths, features)
+
+
+def _features(preset: Preset, run: Path, split: str, paths: tuple[str, ...]) -> Path:
+    def build(path: Path) -> None:
+        features = vision_features(paths)
+        save_file({"features": features}, str(path / "features.safetensors"))
+
+    inputs = {"world": world(preset, run) / "world.json", "split": split, "count": len(paths),
+              "code": stages.code_version(zvl.data), "vit": backbones.NANO / "clip" / "model.safetensors"}  # fmt: skip
+    return stages.cached(f"features-{split}", inputs, run / "stages", build)
+
+
+@torch.no_grad()
+def vision_features(paths: tuple[str, ...], batch_size: int = 128) -> Tensor:
+    """The frozen ViT's output for picture files: (images, 65, 192) in bfloat16's precision, stored as float16."""
+    vit = backbones.load_clip().vision_model
+    features = []
+    for start in _bar(range(0, len(paths), batch_size), "ViT features"):
+        pixels = to_pixels([read_image(path) for path in paths[start : start + batch_size]])
+        with torch.autocast("cpu", torch.bfloat16):
+            features.append(vit(pixels).last_hidden_state.half())
+    return torch.cat(features)
+
+
+# --- pre-training -----------------------------------------------------------------------------------------------------
+
+
+def new_qformer(preset: Preset, seed: int = 0) -> QFormerForPretraining:
+    """The Q-Former before pre-training: its text side is the text tower, its query FFNs are copies of the text FFNs
+    (as BLIP-2 starts from BERT), cross-attention and queries are new.
+    """
+    tokenizer = backbones.load_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = QFormerForPretraining(
+            backbones.qformer_config(len(tokenizer)), preset.num_queries, preset.projection_dim,
+            decoder_start_id=tokenizer.convert_tokens_to_ids("[DEC]"),
+        )  # fmt: skip
+    clip = backbones.load_clip()
+    initialise_from_bert(model.qformer, clip.text_model.state_dict())
+    model.text_projection.weight.data.copy_(clip.text_projection.weight)
+    return model
+
+
+def initialise_from_bert(qformer: torch.nn.Module, bert: dict[str, Tensor]) -> list[str]:
+    """Copy BERT's weights into a Q-Former; its query FFNs become copies of the text FFNs. Returns what stays new."""
+    own = qformer.state_dict()
+    left = []
+    for name, value in own.items():
+        source = name.replace("attention.attention.", "attention.self.").replace(
+            "embeddings.layernorm", "embeddings.LayerNorm"
+        )
+        source = source.replace("intermediate_query", "intermediate").replace("output_query", "output")
+        if "crossattention" not in name and source in bert and bert[source].shape == value.shape:
+            value.copy_(bert[source])
+        else:
+            left.append(name)
+    # The sum of BERT's word, position and (single) type embeddings: the Q-Former has no type embedding.
+    own["embeddings.position_embeddings.weight"] += bert["embeddings.token_type_embeddings.weight"][0]
+    qformer.load_state_dict(own)
+    return left
+
+
+def pretraining_batches(preset: Preset, data: Data, tokenizer) -> Callable[[int, int], dict]:
+    """Pairs of both languages, half and half; which ones is a pure function of (seed, step, micro)."""
+    by_language = {lang: [pair for pair in data.pairs if pair.language == lang] for lang in LANGUAGES}
+    row, size = data.row, preset.pretraining.batch_size
+
+    def batches(step: int, micro: int) -> dict:
+        rng = np.random.default_rng([preset.pretraining.loop.seed, step, micro, 1])
+        chosen = [
+            by_language[lang][i]
+            for lang in LANGUAGES
+            for i in rng.integers(len(by_language[lang]), size=size // 2)
+        ]
+        ids, mask = caption_ids(tokenizer, [pair.caption for pair in chosen])
+        rows = torch.tensor([row[pair.image] for pair in chosen])
+        return {
+            "image_embeds": data.features[rows].float(),
+            "input_ids": ids,
+            "text_mask": mask,
+            "image_ids": rows,
+        }
+
+    return batches
+
+
+def caption_ids(tokenizer, captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Captions for the Q-Former's text side: ids and mask (batch, length), [CLS] first and </s> last."""
+    rows = chat.text_ids(tokenizer, captions)
+    rows = [[tokenizer.cls_token_id, *ids, tokenizer.eos_token_id] for ids in rows]
+    length = max(map(len, rows))
+    ids = torch.tensor([line + [tokenizer.pad_token_id] * (length - len(line)) for line in rows])
+    return ids, ids != tokenizer.pad_token_id
+
+
+def pretrain(preset: Preset, run: Path) -> tuple[QFormerForPretraining, list[dict]]:
+    """The pre-trained Q-Former and the history of its training (paper section 3.3, pre-training)."""
+    config = preset.pretraining
+    uniform = round(config.uniform_share * config.loop.steps)
+
+    def loss(model, batch, step):
+        found = model(**batch, hard_negatives=step >= uniform)
+        return found["loss"], {name: value.detach() for name, value in found.items() if name != "loss"}
+
+    def build(path: Path) -> None:
+        data = read(preset, run, "train")
+        model = new_qformer(preset, config.loop.seed)
+        batches = pretraining_batches(preset, data, backbones.load_tokenizer())
+        history = loop.train(model, loss, batches, config.loop, path, "Q-Former pre-training")
+        _save(model, history, path)
+
+    inputs = _inputs(preset, run) | {"config": config, "queries": preset.num_queries}
+    path = stages.cached("pretraining", inputs, run / "stages", build)
+    model = new_qformer(preset, config.loop.seed)
+    model.load_state_dict(load_file(str(path / "model.safetensors")))
+    return model.eval(), _history(path)
+
+
+# --- instruction tuning -----------------------------------------------------------------------------------------------
+
+
+def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGeneration:
+    """ViT, pre-trained Q-Former, a new projection and the language model, before any tuning."""
+    tokenizer = backbones.load_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.pretraining.loop.seed)
+        return ZiyaVisualForConditionalGeneration.from_parts(
+            backbones.load_clip().vision_model, pretrain(preset, run)[0], backbones.load_llm(),
+            image_token_id=tokenizer.convert_tokens_to_ids(chat.IMAGE), instruction_aware=kind == "chat",
+        )  # fmt: skip
+
+
+def tuning_batches(
+    config: TuningConfig, kind: str, data: Data, tokenizer, num_queries: int, live: bool = False
+):
+    """Questions, captions and (second stage) conversations on drawn images, as a pure function of (seed, step, micro).
+
+    Base reads an image once for any question, so that several questions on one image make one dialogue. Chat reads it
+    anew for each instruction, so that each question is a sample of its own; `image_index` shares the ViT's features.
+    """
+    asked: dict[tuple[str, str], list] = defaultdict(list)
+    for sample in data.questions:
+        asked[sample.images[0], sample.language].append(sample.turns[0])
+    captions: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for pair in data.pairs:
+        captions[pair.image, pair.language].append(pair.caption)
+    describe = {lang: sorted({t.instruction for d in data.dialogues if d.language == lang for t in d.turns
+                              if _is_caption(t, captions[d.images[0], lang])}) for lang in LANGUAGES}  # fmt: skip
+    row = data.row
+
+    def vqa(rng, image: str, language: str) -> list:
+        turns = [(t.instruction, t.response) for t in asked[image, language]]
+        told = captions[image, language]
+        turns.append((str(rng.choice(describe[language])), str(rng.choice(told))))
+        return [turns[i] for i in rng.permutation(len(turns))[: config.turns]]
+
+    def batches(step: int, micro: int) -> dict:
+        rng = np.random.default_rng([config.loop.seed, step, micro, 2])
+        dialogues, images = [], []
+        for number in range(config.batch_size):
+            if config.source == "dialogue" and number % 3 == 0 and data.dialogues:
+                sample = data.dialogues[rng.integers(len(data.dialogues))]
+                turns = [(t.instruction, t.response) for t in sample.turns]
+                dialogues.append(turns if kind == "base" else turns[: int(rng.integers(1, len(turns) + 1))])
+                shown = sum(q.count(chat.IMAGE) for q, _ in dialogues[-1]) or len(sample.images)
+                images.append([row[image] for image in sample.images[:shown]])
+                continue
+            image, language = data.images[rng.integers(len(data.images))], LANGUAGES[rng.integers(2)]
+            turns = vqa(rng, image, language)
+            for group in [turns] if kind != "chat" else [[turn] for turn in turns]:
+                dialogues.append(group)
+                images.append([row[image]])
+        if kind == "text_only":
+            images = [[] for _ in images]
+            dialogues = [[(q.replace(chat.IMAGE, "").strip(), a) for q, a in turns] for turns in dialogues]
+        encoded = chat.encode_all(
+            dialogues, tokenizer, [len(rows) for rows in images], num_queries,
+            qformer_tokenizer=tokenizer if kind == "chat" else None,
+        )  # fmt: skip
+        batch = chat.collate(encoded, tokenizer.pad_token_id)
+        flat = [number for rows in images for number in rows]
+        if flat:
+            distinct, index = np.unique(flat, return_inverse=True)
+            if live:
+                batch["pixel_values"] = to_pixels([read_image(data.images[i]) for i in distinct])
+            else:
+                batch["image_embeds"] = data.features[torch.from_numpy(distinct)].float()
+            batch["image_index"] = torch.from_numpy(index)
+        return batch
+
+    return batches
+
+
+def _is_caption(turn, captions: list[str]) -> bool:
+    return turn.response in captions or len(turn.response) > 24
+
+
+def _tuning_loss(model, batch, step):
+    return model(**batch).loss, {}
+
+
+def tune(
+    preset: Preset, run: Path, kind: str, stage: int
+) -> tuple[ZiyaVisualForConditionalGeneration, list[dict]]:
+    """Base or Chat after stage 1 (multi-task) or 2 (scene-aware), with the history of that stage's training."""
+    if kind not in KINDS or stage not in (1, 2):
+        raise ValueError(f"no stage {kind!r} {stage!r}: kinds are {', '.join(KINDS)}, stages 1 and 2")
+    config = getattr(preset, kind)[stage - 1]
+    tokenizer = backbones.load_tokenizer()
+
+    def start() -> ZiyaVisualForConditionalGeneration:
+        model = assemble(preset, run, kind) if stage == 1 else tune(preset, run, kind, 1)[0]
+        return stages.configure_stage(
+            model, kind, stage, config.freeze_qformer, config.lora_rank, seed=config.loop.seed
+        )
+
+    def build(path: Path) -> None:
+        model = start()
+        live = any(
+            p.requires_grad for p in model.vision_model.parameters()
+        )  # LoRA in the ViT: features change
+        data = read(preset, run, "train")
+        batches = tuning_batches(config, kind, data, tokenizer, preset.num_queries, live)
+        history = loop.train(model, _tuning_loss, batches, config.loop, path, f"{kind} stage {stage}")
+        _save(model, history, path)
+
+    earlier = {
+        "earlier": asdict(preset.pretraining),
+        "stages": [asdict(c) for c in getattr(preset, kind)[:stage]],
+    }
+    inputs = _inputs(preset, run) | earlier | {"queries": preset.num_queries, "kind": kind}
+    path = stages.cached(f"{kind}-{stage}", inputs, run / "stages", build)
+    model = start()
+    model.load_state_dict(load_file(str(path / "model.safetensors")), strict=False)
+    return model.eval(), _history(path)
+
+
+def tune_text_only(preset: Preset, run: Path) -> tuple[ZiyaVisualForConditionalGeneration, list[dict]]:
+    """The baseline that never sees a picture: the language model with LoRA, tuned on the same questions."""
+    config = preset.text_only
+    tokenizer = backbones.load_tokenizer()
+
+    def start():
+        model = assemble(preset, run, "base")
+        stages._inject_lora(model, config.lora_rank, ("q_proj", "v_proj"), config.loop.seed)
+        for name, p in model.named_parameters():
+            p.requires_grad_(name.startswith("language_model.") and ".lora_" in name)
+        return model
+
+    def build(path: Path) -> None:
+        model = start()
+        data = read(preset, run, "train")
+        batches = tuning_batches(config, "text_only", data, tokenizer, preset.num_queries)
+        _save(model, loop.train(model, _tuning_loss, batches, config.loop, path, "text-only baseline"), path)
+
+    inputs = _inputs(preset, run) | {"earlier": preset.pretraining, "config": config}
+    path = stages.cached("text-only", inputs, run / "stages", build)
+    model = start()
+    model.load_state_dict(load_file(str(path / "model.safetensors")), strict=False)
+    return model.eval(), _history(path)
+
+
+def _inputs(preset: Preset, run: Path) -> dict:
+    """What every training depends on."""
+    return {
+        "world": world(preset, run) / "world.json",
+        "backbones": backbones.NANO,
+        "code": stages.code_version(zvl.data, zvl.model, loop, stages),
+    }
+
+
+def _save(model: torch.nn.Module, history: list[dict], path: Path) -> None:
+    """What this stage has trained (the whole Q-Former for pre-training), and how it went."""
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    weights = {
+        name: value.detach().contiguous() for name, value in model.state_dict().items() if name in trained
+    }
+    save_file(weights, str(path / "model.safetensors"))
+    (path / "history.json").write_text(json.dumps(history), encoding="utf8")
+
+
+def _history(path: Path) -> list[dict]:
+    return json.loads((path / "history.json").read_text(encoding="utf8"))
