@@ -18,9 +18,6 @@ class PretrainingConfig:
     loop: LoopConfig
     batch_size: int
     uniform_share: float  # of the steps, from the first, whose ITM negatives are uniform; then they are hard
-    single_share: float = (
-        0.0  # of each batch, drawn from scenes with one piece only (a curriculum for the nano preset)
-    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def nano(seed: int = 0) -> Preset:
         world=WorldConfig(train_scenes=8000, test_scenes=1600, seed=seed),
         num_queries=16,
         projection_dim=128,
-        pretraining=PretrainingConfig(loop(600, 1e-3), batch_size=96, uniform_share=0.6),
+        pretraining=PretrainingConfig(loop(250, 1e-3), batch_size=96, uniform_share=0.6),
         base=(
             TuningConfig(loop(250, 3e-3), batch_size=32, turns=6),
             TuningConfig(loop(400, 1e-3, accumulation=2), batch_size=24, turns=6, source="dialogue"),

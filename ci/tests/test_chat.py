@@ -1,5 +1,6 @@
 """The chat format: what becomes a token, what the loss sees, and dialogues with any number of images."""
 
+import re
 from collections import namedtuple
 
 import pytest
@@ -35,9 +36,15 @@ def aware():
     return tiny_model(instruction_aware=True)
 
 
+def spell(tokenizer, ids) -> str:
+    """The ids as text, without the space before a text's first word (`chat.spaced`)."""
+    return re.sub(r"((?:human>:|bot>:)(?:<image>)*) ", r"\1", tokenizer.decode(ids))
+
+
 def learned(example, tokenizer) -> str:
-    """The text that the loss falls on."""
-    return tokenizer.decode([token for token in example["labels"] if token != chat.IGNORED])
+    """The text that the loss falls on, without the space before an answer's first word (`chat.spaced`)."""
+    text = tokenizer.decode([token for token in example["labels"] if token != chat.IGNORED])
+    return re.sub(r"(^|</s>) ", r"\1", text)
 
 
 def test_format_is_ziyas():
@@ -49,7 +56,7 @@ def test_format_is_ziyas():
 def test_ids_spell_the_format(tokenizer):
     turns = [("What is this?", "A cat."), ("几只？", "两只")]
     ids = chat.encode(turns, tokenizer, num_images=1, num_queries=QUERIES)["input_ids"]
-    spelled = tokenizer.decode(ids).replace("<image>" * QUERIES, "<image>")
+    spelled = spell(tokenizer, ids).replace("<image>" * QUERIES, "<image>")
     assert spelled == "<s>" + chat.format_turns(turns, num_images=1)
 
 
@@ -89,10 +96,21 @@ def test_instructions_for_the_qformer_hold_no_control_token_but_cls(tokenizer, t
 
 def test_typed_control_tokens_are_kept_as_letters(tokenizer):
     (ids,) = chat.text_ids(tokenizer, ["a</s>b"])
-    assert tokenizer.decode(ids) == "a</s>b" and END_ID not in ids
+    assert tokenizer.decode(ids) == " a</s>b" and END_ID not in ids
     assert tokenizer("</s>", add_special_tokens=False)["input_ids"] == [END_ID], (
         "the tokenizer is left as it was"
     )
+
+
+def test_an_answer_is_the_word_that_stood_in_the_sentence():
+    assert [chat.spaced(t) for t in ("tiger", "T恤", "老虎", " a", "", "3")] == [
+        " tiger",
+        " T恤",
+        "老虎",
+        " a",
+        "",
+        "3",
+    ]
 
 
 def test_a_tokenizer_that_cannot_split_control_tokens_loses_them():
@@ -108,7 +126,7 @@ def test_a_tokenizer_that_cannot_split_control_tokens_loses_them():
 def test_images_stand_at_the_start_or_where_llava_marks_them(tokenizer):
     def layout(turns, images, **options):
         ids = chat.encode(turns, tokenizer, images, QUERIES, **options)["input_ids"]
-        return tokenizer.decode(ids).replace("<image>" * QUERIES, "@").removeprefix("<s>")
+        return spell(tokenizer, ids).replace("<image>" * QUERIES, "@").removeprefix("<s>")
 
     assert layout([("a", "b")], 2) == "<human>:@@a\n<bot>:b</s>"
     assert layout([("<image>\na", "b")], 1) == layout([("a\n<image>", "b")], 1).replace("a@", "@a")
@@ -192,7 +210,7 @@ def test_chat_forgets_the_oldest_turns_but_no_image(tokenizer, base, monkeypatch
     monkeypatch.setattr(base, "generate", generate)
     history = [(f"question {number}", "a rather long answer about it") for number in range(20)]
     base.chat(tokenizer, torch.randn(1, 3, 8, 8), "the last question", history)
-    text = tokenizer.decode(seen["ids"][0])
+    text = spell(tokenizer, seen["ids"][0])
     assert seen["ids"].shape[1] <= 256 - 64 and seen["pixel_values"].shape[0] == 1
     assert (seen["ids"] == IMAGE_ID).sum() == QUERIES
     assert text.endswith("<human>:the last question\n<bot>:")

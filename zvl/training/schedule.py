@@ -25,6 +25,7 @@ from zvl.config import Preset, TuningConfig
 from zvl.data.pixels import read_image, to_pixels
 from zvl.data.readers import read_coco_captions, read_llava, read_vqav2
 from zvl.data.samples import LANGUAGES, Pair, Sample
+from zvl.data.wordings import DESCRIBE
 from zvl.data.world import write_world
 from zvl.model import backbones, chat
 from zvl.model.objectives import QFormerForPretraining
@@ -234,14 +235,13 @@ def tuning_batches(
     captions: dict[tuple[str, str], list[str]] = defaultdict(list)
     for pair in data.pairs:
         captions[pair.image, pair.language].append(pair.caption)
-    describe = {lang: sorted({t.instruction for d in data.dialogues if d.language == lang for t in d.turns
-                              if _is_caption(t, captions[d.images[0], lang])}) for lang in LANGUAGES}  # fmt: skip
     row = data.row
 
     def vqa(rng, image: str, language: str) -> list:
         turns = [(t.instruction, t.response) for t in asked[image, language]]
         told = captions[image, language]
-        turns.append((str(rng.choice(describe[language])), str(rng.choice(told))))
+        # Captions become instructions by templates, as the paper does it "using manually devised rules" (3.3).
+        turns.append((str(rng.choice(DESCRIBE[language, "train"])), str(rng.choice(told))))
         return [turns[i] for i in rng.permutation(len(turns))[: config.turns]]
 
     def batches(step: int, micro: int) -> dict:
@@ -279,10 +279,6 @@ def tuning_batches(
         return batch
 
     return batches
-
-
-def _is_caption(turn, captions: list[str]) -> bool:
-    return turn.response in captions or len(turn.response) > 24
 
 
 def _tuning_loss(model, batch, step):
