@@ -22,9 +22,8 @@ from papermill.engines import NBClientEngine, NotebookExecutionManager, papermil
 from papermill.exceptions import PapermillExecutionError
 
 from zvl import results
+from zvl.config import PRESETS
 from zvl.results import UsageError
-
-PRESETS = ("nano", "full")
 
 # Seconds on two quiet cores at the nano preset: the time left of a first run. Later runs use their own costs.
 TYPICAL_SECONDS = {

@@ -4,12 +4,14 @@ import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from zvl.cards import read_card
 from zvl.data import moji, wordings
 from zvl.data.samples import LANGUAGES
 from zvl.data.world import SPLITS, WorldConfig, write_world
@@ -236,3 +238,20 @@ def test_a_whole_world_is_kept_and_half_a_world_is_made_anew(tmp_path):
     assert (folder / "images" / "train" / "000001.png").read_bytes() == b"mark", "nothing was made twice"
     (folder / "world.json").unlink()  # as after a kill: it is written last
     assert contents(write_world(folder, small)) == whole
+
+
+def test_the_data_card_names_the_files_and_numbers_of_the_world(world):
+    fields, text = read_card(Path(__file__).resolve().parents[2] / "data_cards" / "moji.md")
+    named = set()
+    for pattern in fields["expected_files"]:
+        parts = re.split(r"\{([a-z,]+)\}", pattern.replace("{:06d}", "000000"))
+        choices = [part.split(",") if i % 2 else [part] for i, part in enumerate(parts)]
+        named |= {"".join(chosen) for chosen in product(*choices)}
+    written = {str(path) for path in contents(world)}
+    assert named == {name for name in written if "/0" not in name or name.endswith("000000.png")}
+    assert f"{len(moji.concepts())} things in ten groups" in text
+    assert moji.attribution() in text
+    assert fields["rows"]["scenes"] == {
+        "train": WorldConfig().train_scenes,
+        "test": WorldConfig().test_scenes,
+    }

@@ -169,6 +169,7 @@ def _draw_box(ax: Axes, box: str, left: float, width: float, trainable: int, fro
             ha="center",
             va="center",
             fontsize=8,
+            linespacing=1.5,  # lines of Noto Sans SC touch at the default
         )
         return
     ax.text(centre, 3.52, f"{_count(frozen)} frozen", ha="center", va="center", fontsize=8)

@@ -163,7 +163,7 @@ def _lines(caption: str | Sequence[str], width: int) -> str:
 def _exchange_lines(exchange: Exchange) -> list[tuple[str, str]]:
     """Text and colour of each line of an exchange in the gallery; a blank line ends it."""
     lines = [(line, INK) for line in wrap(exchange.question, 46).split("\n")]
-    lines.append((f"({exchange.reference})", GREY))
+    lines += [(line, GREY) for line in wrap(f"({exchange.reference})", 46).split("\n")]
     for model, (answer, right) in exchange.answers.items():
         said = wrap(f"{'✓' if right else '✗'} {model}: {answer or '(nothing)'}", 46)
         lines += [(line, GREEN if right else RED) for line in said.split("\n")]

@@ -10,6 +10,7 @@ from matplotlib.patches import FancyBboxPatch, Patch
 
 from zvl.figures.diagrams import FROZEN, TRAINABLE
 from zvl.figures.style import INK, columns_of, use_cjk_font
+from zvl.model.chat import BOT, HUMAN, IGNORED
 
 PLAIN = "#ECEEF0"
 
@@ -17,8 +18,10 @@ PLAIN = "#ECEEF0"
 def token_pieces(tokenizer, ids: Sequence[int], image_token_id: int) -> list[tuple[str, int]]:
     """Readable pieces of a sequence and how many ids each holds; they add up to len(ids).
 
-    A run of image placeholders is one piece. Byte-level ids that only together make a character are one, too.
+    A run of image placeholders is one piece, and so is a role mark, which is ordinary text of several tokens.
+    Byte-level ids that only together make a character are one, too.
     """
+    marks = [tokenizer(mark, add_special_tokens=False)["input_ids"] for mark in (HUMAN, BOT)]
     pieces: list[tuple[str, int]] = []
     position = 0
     while position < len(ids):
@@ -27,6 +30,9 @@ def token_pieces(tokenizer, ids: Sequence[int], image_token_id: int) -> list[tup
             while end < len(ids) and ids[end] == image_token_id:
                 end += 1
             text = f"<image> × {end - position}"
+        elif mark := next((m for m in marks if list(ids[position : position + len(m)]) == m), None):
+            end = position + len(mark)
+            text = tokenizer.decode(mark)
         else:
             text = tokenizer.decode(ids[position:end])
             while "\ufffd" in text and end < min(len(ids), position + 4):  # UTF-8 has at most four bytes
@@ -42,7 +48,6 @@ def show_tokens(
     examples: Sequence[dict],
     image_token_id: int,
     titles: Sequence[str] = (),
-    ignored: int = -100,
     columns: int = 104,
 ) -> Figure:
     """Dialogues token by token: orange where the loss falls, blue for images, grey for what is only read.
@@ -58,7 +63,7 @@ def show_tokens(
         left = position = 0
         for text, count in token_pieces(tokenizer, example["input_ids"], image_token_id):
             label, token = example["labels"][position], example["input_ids"][position]
-            colour = TRAINABLE if label != ignored else FROZEN if token == image_token_id else PLAIN
+            colour = TRAINABLE if label != IGNORED else FROZEN if token == image_token_id else PLAIN
             position += count
             shown = text.replace("\n", "↵").strip() or "␣"
             width = columns_of(shown) + 1.2

@@ -95,6 +95,24 @@ def llm_config(vocab_size: int) -> LlamaConfig:
     )  # fmt: skip
 
 
+@torch.no_grad()
+def new_llm(vocab_size: int) -> LlamaForCausalLM:
+    """An untrained nano LLaMA whose attention starts near the identity: a token attends to its like, and what is
+    attended to is passed on as it is. Answering from a description is mostly looking up and copying, and a tiny model
+    finds that much sooner from here (mimetic initialisation, Trockman and Kolter 2023).
+    """
+    model = LlamaForCausalLM(llm_config(vocab_size))
+    for layer in model.model.layers:
+        attention, eye = layer.self_attn, torch.eye(WIDTH)
+        for linear, size, noise in (
+            (attention.q_proj, 0.5, 0.05), (attention.k_proj, 0.5, 0.05),
+            (attention.v_proj, 1.0, 0.02), (attention.o_proj, 0.5, 0.02),
+        ):  # fmt: skip
+            linear.weight.copy_(size * eye + noise * torch.randn(WIDTH, WIDTH))
+    model.set_attn_implementation("eager")
+    return model
+
+
 class BilingualClip(nn.Module):
     """ViT and bilingual text tower in one space: the tutorial's CLIP (the paper's is its own CLIP-v2, section 3.3)."""
 

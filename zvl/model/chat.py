@@ -151,11 +151,12 @@ def text_ids(tokenizer, texts: Sequence[str], image_token_id: int | None = None)
 
 
 def collate(
-    encoded: Sequence[dict], pad_id: int, side: str = "right", qformer_pad_id: int = 0
+    encoded: Sequence[dict], pad_id: int, side: str = "right", qformer_pad_id: int = 0, multiple: int = 1
 ) -> dict[str, Tensor]:
     """Encoded dialogues as one batch.
 
     side: where padding goes: "right" for training, "left" for generation.
+    multiple: lengths are rounded up to it; few different shapes keep the memory of a long training small.
     Returns input_ids, attention_mask, labels, each (batch, length) long, and where the dialogues carry
     instructions and any image, qformer_input_ids and qformer_attention_mask, (images, length), padded right.
     """
@@ -163,14 +164,14 @@ def collate(
         raise ValueError(f"collate: side is {side!r}, allowed are 'left' and 'right'")
     ids = [example["input_ids"] for example in encoded]
     batch = {
-        "input_ids": _pad(ids, pad_id, side),
-        "attention_mask": _pad([[1] * len(row) for row in ids], 0, side),
-        "labels": _pad([example["labels"] for example in encoded], IGNORED, side),
+        "input_ids": _pad(ids, pad_id, side, multiple),
+        "attention_mask": _pad([[1] * len(row) for row in ids], 0, side, multiple),
+        "labels": _pad([example["labels"] for example in encoded], IGNORED, side, multiple),
     }
     instructions = [row for example in encoded for row in example.get("qformer_input_ids", ())]
     if instructions:
-        batch["qformer_input_ids"] = _pad(instructions, qformer_pad_id, "right")
-        batch["qformer_attention_mask"] = _pad([[1] * len(row) for row in instructions], 0, "right")
+        batch["qformer_input_ids"] = _pad(instructions, qformer_pad_id, "right", multiple)
+        batch["qformer_attention_mask"] = _pad([[1] * len(row) for row in instructions], 0, "right", multiple)
     return batch
 
 
@@ -353,8 +354,8 @@ def _check_instructions(model, qformer_tokenizer) -> None:
         raise ValueError("this model's Q-Former reads instructions: give qformer_tokenizer")
 
 
-def _pad(rows: Sequence[list[int]], value: int, side: str) -> Tensor:
-    longest = max(map(len, rows), default=0)
+def _pad(rows: Sequence[list[int]], value: int, side: str, multiple: int = 1) -> Tensor:
+    longest = -(-max(map(len, rows), default=0) // multiple) * multiple
     padded = []
     for row in rows:
         padding = [value] * (longest - len(row))

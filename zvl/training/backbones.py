@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM
 
 from zvl.data import moji, wordings
 from zvl.data.pixels import to_pixels
 from zvl.data.samples import LANGUAGES
-from zvl.model.backbones import BilingualClip, llm_config, train_tokenizer
+from zvl.model.backbones import BilingualClip, new_llm, train_tokenizer
 from zvl.training.loop import LoopConfig, train
 from zvl.training.reading import (
     TextIds,
@@ -28,6 +27,7 @@ from zvl.training.reading import (
     reading_loss,
 )
 
+NAMING = ("category", "leftmost", "existence")
 GRID, PATCH = 8, 12  # patches a side, pixels a patch
 
 
@@ -156,18 +156,22 @@ def train_llm(tokenizer, config: LoopConfig, batch_size: int = 64, folder=None, 
     """A new LLaMA, trained on text alone; every 16th batch is ordinary text. Returns it with the history."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = LlamaForCausalLM(llm_config(len(tokenizer)))
-    model.set_attn_implementation("eager")
+        model = new_llm(len(tokenizer))
     ids, kept = TextIds(tokenizer), {}
 
     def batches(step: int, micro: int) -> dict[str, Tensor]:
         number = step * config.accumulation + micro
         if number % 16 == 15:
             return ordinary_batch(ids, number, batch_size // 2, config.seed)
+        done = number / (config.steps * config.accumulation)
+        if number % 3 == 2:  # names are the hardest to learn: every third batch asks for nothing else
+            ease = (0.6, 0.3, 0.0)[number // 3 % 3]
+            return reading_batch(
+                ids, 10**6 + number, batch_size, config.seed, soft=soft, turns=3, ease=ease, kinds=NAMING
+            )
         large, part = divmod(number, 4)  # four batches are drawn as one and cut by length
         if large not in kept:
             kept.clear()
-            done = number / (config.steps * config.accumulation)
             ease = 1.0 if done < 0.15 else 0.3 if done < 0.3 else 0.0
             kept[large] = bucketed(
                 reading_batch(ids, large, 4 * batch_size, config.seed, soft=soft, ease=ease), 4

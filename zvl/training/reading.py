@@ -145,6 +145,7 @@ def reading_batch(
     soft: float = 0.7,
     turns: int = 4,
     ease: float = 0.0,
+    kinds: tuple[str, ...] = wordings.QUESTION_TYPES,
 ) -> dict[str, Tensor]:
     """One step of text, a pure function of (seed, step): dialogues on scenes told in the prompt.
 
@@ -159,9 +160,11 @@ def reading_batch(
         scene = pool[rng.integers(len(pool))]
         language, told = (LANGUAGES[i] for i in rng.integers(2, size=2))
         told = language if rng.random() < 0.8 * ease else told
-        asked = wordings.questions(scene, language, "train", rng)
+        asked = wordings.questions(scene, language, "train", rng, kinds)
         asked = [asked[i] for i in rng.permutation(len(asked))[:turns]]
-        if rng.random() < (0.8 if ease else 0.25):  # captions name everything: most of what is learned first
+        if not asked or (
+            kinds == wordings.QUESTION_TYPES and rng.random() < (0.8 if ease else 0.25)
+        ):  # captions name everything: most of what is learned first
             asked.insert(int(rng.integers(len(asked) + 1)), wordings.describe(scene, language, "train", rng))
         if is_soft[number]:
             rows.append(

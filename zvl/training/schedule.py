@@ -179,7 +179,7 @@ def caption_ids(tokenizer, captions: list[str]) -> tuple[Tensor, Tensor]:
     """Captions for the Q-Former's text side: ids and mask (batch, length), [CLS] first and </s> last."""
     rows = chat.text_ids(tokenizer, captions)
     rows = [[tokenizer.cls_token_id, *ids, tokenizer.eos_token_id] for ids in rows]
-    length = max(map(len, rows))
+    length = -(-max(map(len, rows)) // 8) * 8  # few different shapes keep the memory of a long training small
     ids = torch.tensor([line + [tokenizer.pad_token_id] * (length - len(line)) for line in rows])
     return ids, ids != tokenizer.pad_token_id
 
@@ -267,7 +267,7 @@ def tuning_batches(
             dialogues, tokenizer, [len(rows) for rows in images], num_queries,
             qformer_tokenizer=tokenizer if kind == "chat" else None,
         )  # fmt: skip
-        batch = chat.collate(encoded, tokenizer.pad_token_id)
+        batch = chat.collate(encoded, tokenizer.pad_token_id, multiple=8)
         flat = [number for rows in images for number in rows]
         if flat:
             distinct, index = np.unique(flat, return_inverse=True)
@@ -314,7 +314,7 @@ def tune(
         "earlier": asdict(preset.pretraining),
         "stages": [asdict(c) for c in getattr(preset, kind)[:stage]],
     }
-    inputs = _inputs(preset, run) | earlier | {"queries": preset.num_queries, "kind": kind}
+    inputs = _inputs(preset, run, "llm") | earlier | {"queries": preset.num_queries, "kind": kind}
     path = stages.cached(f"{kind}-{stage}", inputs, run / "stages", build)
     model = start()
     model.load_state_dict(load_file(str(path / "model.safetensors")), strict=False)
@@ -339,18 +339,19 @@ def tune_text_only(preset: Preset, run: Path) -> tuple[ZiyaVisualForConditionalG
         batches = tuning_batches(config, "text_only", data, tokenizer, preset.num_queries)
         _save(model, loop.train(model, _tuning_loss, batches, config.loop, path, "text-only baseline"), path)
 
-    inputs = _inputs(preset, run) | {"earlier": preset.pretraining, "config": config}
+    inputs = _inputs(preset, run, "llm") | {"earlier": preset.pretraining, "config": config}
     path = stages.cached("text-only", inputs, run / "stages", build)
     model = start()
     model.load_state_dict(load_file(str(path / "model.safetensors")), strict=False)
     return model.eval(), _history(path)
 
 
-def _inputs(preset: Preset, run: Path) -> dict:
-    """What every training depends on."""
+def _inputs(preset: Preset, run: Path, *parts: str) -> dict:
+    """What every training depends on: world, code, and the shipped backbones that it uses."""
     return {
         "world": world(preset, run) / "world.json",
-        "backbones": backbones.NANO,
+        "backbones": [backbones.NANO / part / "model.safetensors" for part in ("clip", *parts)],
+        "tokenizer": backbones.NANO / "tokenizer" / "tokenizer.json",
         "code": stages.code_version(zvl.data, zvl.model, loop, stages),
     }
 
