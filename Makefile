@@ -4,10 +4,6 @@ PYTHON ?= python3
 # TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" on Linux without a GPU.
 TORCH_ARGS ?=
 
-# Batches of many lengths leave holes in the heap and kernels in oneDNN's cache; these two keep a run below 4 GB.
-export MALLOC_MMAP_THRESHOLD_ ?= 1048576
-export ONEDNN_PRIMITIVE_CACHE_CAPACITY ?= 64
-
 SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed

@@ -83,16 +83,16 @@ def nano(seed: int = 0) -> Preset:
         world=WorldConfig(train_scenes=8000, test_scenes=1600, seed=seed),
         num_queries=16,
         projection_dim=128,
-        pretraining=PretrainingConfig(loop(200, 1e-3), batch_size=96, uniform_share=0.6),
+        pretraining=PretrainingConfig(loop(150, 1e-3), batch_size=96, uniform_share=0.6),
         base=(
-            TuningConfig(loop(150, 5e-3), batch_size=32, turns=6),
-            TuningConfig(loop(120, 1e-3, accumulation=2), batch_size=24, turns=6, source="dialogue"),
+            TuningConfig(loop(60, 2e-3), batch_size=32, turns=6),
+            TuningConfig(loop(70, 1e-3, accumulation=2), batch_size=24, turns=6, source="dialogue"),
         ),
         chat=(
-            TuningConfig(loop(120, 1e-3), batch_size=24, turns=4),
-            TuningConfig(loop(80, 1e-3, accumulation=2), batch_size=16, turns=4, source="dialogue"),
+            TuningConfig(loop(60, 1e-3), batch_size=24, turns=4),
+            TuningConfig(loop(50, 1e-3, accumulation=2), batch_size=16, turns=4, source="dialogue"),
         ),
-        text_only=TuningConfig(loop(100, 1e-3), batch_size=32, turns=6, source="dialogue"),
+        text_only=TuningConfig(loop(60, 1e-3), batch_size=32, turns=6, source="dialogue"),
         eval_scenes=600,
     )
 
