@@ -25,15 +25,15 @@ from zvl import results
 from zvl.config import PRESETS
 from zvl.results import UsageError
 
-# Seconds on two quiet cores at the nano preset: the time left of a first run. Later runs use their own costs.
+# Seconds on two busy cores at the nano preset: the time left of a first run. Later runs use their own costs.
 TYPICAL_SECONDS = {
-    "01_bilingual_data": 40,
-    "03_qformer_pretraining": 420,
-    "04_multitask_tuning": 300,
-    "05_scene_aware_tuning": 240,
-    "06_evaluation": 90,
-    "08_case_studies": 30,
-    "nano_backbones": 60,
+    "01_bilingual_data": 80,
+    "03_qformer_pretraining": 400,
+    "04_multitask_tuning": 330,
+    "05_scene_aware_tuning": 420,
+    "06_evaluation": 200,
+    "08_case_studies": 60,
+    "nano_backbones": 100,
 }
 
 
