@@ -7,7 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zvl.data.readers import DataError, Quarantine, read_coco_captions, read_llava, read_vqav2
+from zvl.data.readers import (
+    DataError,
+    Quarantine,
+    read_coco_captions,
+    read_llava,
+    read_visual_genome_regions,
+    read_vqav2,
+)
 from zvl.data.samples import LANGUAGES, Turn
 from zvl.data.world import WorldConfig, write_world
 
@@ -29,6 +36,12 @@ ANSWERS = {
         }
     ]
 }
+REGIONS = [
+    {"id": 42, "regions": [
+        {"region_id": 1, "image_id": 42, "x": 3, "y": 4, "width": 20, "height": 10, "phrase": " a small tiger "},
+        {"region_id": 2, "image_id": 42, "x": 0, "y": 0, "width": 5.5, "height": 6, "phrase": "左侧是老虎"},
+    ]},
+]  # fmt: skip
 LLAVA = [
     {
         "id": "x1",
@@ -52,6 +65,12 @@ def coco(folder, value):
     put_aside = Quarantine()
     path = write(folder / "captions.json", value)
     return list(read_coco_captions(path, "pictures", "en", quarantine=put_aside)), put_aside
+
+
+def regions(folder, value):
+    put_aside = Quarantine()
+    path = write(folder / "regions.json", value)
+    return list(read_visual_genome_regions(path, "pictures", "en", quarantine=put_aside)), put_aside
 
 
 def vqa(folder, questions, answers):
@@ -162,7 +181,40 @@ def test_conversations_keep_their_turns_and_marks(tmp_path):
     assert llava(tmp_path, two)[0][0].images == ("pictures/a.png", "pictures/b.png")
 
 
+def test_visual_genome_regions_become_pairs_with_boxes(tmp_path):
+    pairs, put_aside = regions(tmp_path, REGIONS)
+    assert [(pair.image, pair.caption, pair.box) for pair in pairs] == [
+        ("pictures/42.jpg", "a small tiger", (3, 4, 20, 10)),
+        ("pictures/42.jpg", "左侧是老虎", (0, 0, 5.5, 6)),
+    ]
+    assert not put_aside.rows
+
+
 # --- bad rows ---
+
+
+@pytest.mark.parametrize(
+    ("field", "to", "blamed", "reason"),
+    [
+        ("phrase", " ", "phrase", "empty or not text"),
+        ("phrase", ..., "phrase", "missing"),
+        ("image_id", "42", "image_id", "not a whole number"),
+        ("width", 0, "width", "not a box of positive size"),
+        ("x", -1, "width", "not a box of positive size"),
+        ("height", float("inf"), "width", "not a box of positive size"),
+        ("y", float("nan"), "width", "not a box of positive size"),
+        ("y", "4", "width", "not a box of positive size"),
+    ],
+)
+def test_a_bad_region_is_put_aside_and_the_others_stay(tmp_path, field, to, blamed, reason):
+    pairs, put_aside = regions(tmp_path, changed(REGIONS, 0, "regions", 0, field, to=to))
+    assert [pair.caption for pair in pairs] == ["左侧是老虎"]
+    assert put_aside.counts() == {f"{blamed}: {reason}": 1}
+
+
+def test_an_image_without_a_list_of_regions_is_put_aside(tmp_path):
+    pairs, put_aside = regions(tmp_path, [{"id": 1}, 7, *REGIONS])
+    assert len(pairs) == 2 and put_aside.counts() == {"regions: not a list": 2}
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,16 @@ cannot be used at all raises `DataError`, which names the file and what is wrong
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from zvl.data.samples import Pair, Sample, Turn
+
+_BOX = ("x", "y", "width", "height")
 
 
 class DataError(ValueError):
@@ -55,6 +59,37 @@ def read_coco_captions(
             yield Pair(str(row["image_id"]), image, row["caption"].strip(), language, source)
 
 
+def read_visual_genome_regions(
+    path: Path,
+    images: Path,
+    language: str,
+    source: str = "visual_genome",
+    image_name: str = "{}.jpg",
+    quarantine: Quarantine | None = None,
+) -> Iterator[Pair]:
+    """Visual Genome's region descriptions: `[{id, regions[{region_id, image_id, x, y, width, height, phrase}]}]`.
+
+    images: the folder of the pictures; image_name: how they are called there by image id. Each pair has a box.
+    Raises DataError for a file that is not such a JSON file.
+    """
+    quarantine = Quarantine() if quarantine is None else quarantine
+    for number, entry in enumerate(_load(path, list)):
+        if not isinstance(entry, dict) or not isinstance(entry.get("regions"), list):
+            quarantine.add(path, f"[{number}]", "regions", "not a list")
+            continue
+        for row in _rows(entry, "regions", path, ("region_id", "image_id", "phrase", *_BOX), quarantine):
+            box = tuple(row[name] for name in _BOX)
+            if not isinstance(row["image_id"], int):
+                quarantine.add(path, row["region_id"], "image_id", "not a whole number")
+            elif not _is_text(row["phrase"]):
+                quarantine.add(path, row["region_id"], "phrase", "empty or not text")
+            elif not all(isinstance(v, int | float) and 0 <= v < math.inf for v in box) or 0 in box[2:]:
+                quarantine.add(path, row["region_id"], "width", "not a box of positive size")
+            else:
+                image = os.path.join(images, image_name.format(row["image_id"]))
+                yield Pair(str(row["image_id"]), image, row["phrase"].strip(), language, source, box)
+
+
 def read_vqav2(
     questions: Path,
     annotations: Path,
@@ -90,7 +125,7 @@ def read_vqav2(
         else:
             yield Sample(
                 f"{source}-{language}-{number}",
-                (str(Path(images) / image_name.format(row["image_id"])),),
+                (os.path.join(images, image_name.format(row["image_id"])),),
                 (Turn(row["question"].strip(), answer["multiple_choice_answer"].strip()),),
                 references=references,
                 task="vqa",
@@ -209,6 +244,6 @@ def _by_id(
 
 def _inside(folder: Path, name: object) -> str | None:
     """The path of a file below `folder`, None where the name leaves it: data must not choose paths."""
-    if not _is_text(name) or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+    if not _is_text(name) or "\0" in name or os.path.isabs(name) or ".." in name.split("/"):
         return None
-    return str(Path(folder) / name)
+    return os.path.join(folder, os.path.normpath(name))

@@ -9,13 +9,17 @@ LANGUAGES = ("en", "zh")
 
 @dataclass(frozen=True)
 class Pair:
-    """One image with one caption (paper Table 1). `image` is a path."""
+    """One image with one caption (paper Table 1). `image` is a path.
+
+    box: (x, y, width, height) in pixels where the caption is about this part only, None for the whole picture.
+    """
 
     image_id: str
     image: str
     caption: str
     language: str
     source: str
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)

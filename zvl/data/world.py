@@ -5,6 +5,7 @@ One folder a world:
     captions_{en,zh}_{train,test}.json           COCO captions, five references a scene
     captions_swapped_{en,zh}_test.json           the same with one thing swapped, to judge image-text matching
     instances_{train,test}.json                  COCO boxes (x, y, width, height)
+    regions_{en,zh}_{train,test}.json            Visual Genome: a phrase for each box
     questions_*.json, annotations_*.json         VQAv2
     llava_{en,zh}_{train,test}.json              LLaVA conversations: several turns, some with two pictures
     world.json                                   how it was made; written last: where it stands, all is whole
@@ -75,6 +76,7 @@ def _write_split(folder: Path, split: str, scenes: list[moji.Scene], config: Wor
     _dump(folder / f"instances_{split}.json", instances)
     for language in LANGUAGES:
         _write_captions(folder, split, language, records, scenes, rng)
+        _write_regions(folder, split, language, scenes)
         _write_questions(folder, split, language, scenes, rng)
         _write_dialogues(folder, split, language, scenes, config.dialogue_share, rng)
 
@@ -95,6 +97,19 @@ def _write_captions(folder, split, language, records, scenes, rng) -> None:
     if swapped:
         wrong = {"images": records, "annotations": swapped}
         _dump(folder / f"captions_swapped_{language}_{split}.json", wrong)
+
+
+def _write_regions(folder, split, language, scenes) -> None:
+    rows, number = [], 0
+    for image_id, scene in enumerate(scenes):
+        regions = []
+        for piece in scene.pieces:
+            phrase = wordings.piece_phrase(piece, language)
+            box = {"x": piece.x, "y": piece.y, "width": piece.side, "height": piece.side}
+            regions.append({"region_id": number, "image_id": image_id, "phrase": phrase} | box)
+            number += 1
+        rows.append({"id": image_id, "regions": regions})
+    _dump(folder / f"regions_{language}_{split}.json", rows)
 
 
 def _write_questions(folder, split, language, scenes, rng) -> None:
