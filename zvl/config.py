@@ -86,10 +86,10 @@ def nano(seed: int = 0) -> Preset:
         pretraining=PretrainingConfig(loop(150, 1e-3), batch_size=96, uniform_share=0.6),
         base=(
             TuningConfig(loop(60, 2e-3), batch_size=32, turns=6),
-            TuningConfig(loop(70, 1e-3, accumulation=2), batch_size=24, turns=6, source="dialogue"),
+            TuningConfig(loop(140, 1e-3), batch_size=24, turns=6, source="dialogue"),
         ),
         chat=(
-            TuningConfig(loop(60, 1e-3), batch_size=24, turns=4),
+            TuningConfig(loop(100, 1e-3), batch_size=24, turns=4),
             TuningConfig(loop(50, 1e-3, accumulation=2), batch_size=16, turns=4, source="dialogue"),
         ),
         text_only=TuningConfig(loop(60, 1e-3), batch_size=32, turns=6, source="dialogue"),

@@ -7,7 +7,7 @@ depends on, so that any notebook can run first and nothing is trained twice. Pap
 
 from __future__ import annotations
 
-import inspect
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,14 +24,14 @@ import zvl.data
 import zvl.model
 from zvl.config import Preset, TuningConfig
 from zvl.data.pixels import read_image, to_pixels
-from zvl.data.readers import read_coco_captions, read_llava, read_vqav2
+from zvl.data.readers import read_coco_captions, read_llava, read_visual_genome_regions, read_vqav2
 from zvl.data.samples import LANGUAGES, Pair, Sample
 from zvl.data.wordings import DESCRIBE
 from zvl.data.world import write_world
 from zvl.model import backbones, chat
 from zvl.model.objectives import QFormerForPretraining
 from zvl.model.visual import ZiyaVisualForConditionalGeneration
-from zvl.training import loop, stages
+from zvl.training import loop, stages, starts
 
 KINDS = ("base", "chat")
 
@@ -48,13 +48,14 @@ class Data:
     """
 
     pairs: tuple[Pair, ...]
+    regions: tuple[Pair, ...]
     swapped: tuple[Pair, ...]
     questions: tuple[Sample, ...]
     dialogues: tuple[Sample, ...]
     images: tuple[str, ...]
     features: Tensor
 
-    @property
+    @functools.cached_property
     def row(self) -> dict[str, int]:
         return {image: number for number, image in enumerate(self.images)}
 
@@ -70,13 +71,17 @@ def world(preset: Preset, run: Path) -> Path:
     )
 
 
+@functools.lru_cache(maxsize=2)  # a notebook and the stages that it calls share one copy
 def read(preset: Preset, run: Path, split: str) -> Data:
     """Read one split back from its raw files, and its ViT features (computed once: the ViT is frozen)."""
     folder = world(preset, run)
     images = folder / "images" / split
-    pairs, swapped, questions, dialogues = [], [], [], []
+    pairs, regions, swapped, questions, dialogues = [], [], [], [], []
     for language in LANGUAGES:
         pairs += read_coco_captions(folder / f"captions_{language}_{split}.json", images, language)
+        regions += read_visual_genome_regions(
+            folder / f"regions_{language}_{split}.json", images, language, image_name="{:06d}.png"
+        )
         if split == "test":
             swapped += read_coco_captions(
                 folder / f"captions_swapped_{language}_{split}.json", images, language
@@ -88,7 +93,9 @@ def read(preset: Preset, run: Path, split: str) -> Data:
         dialogues += read_llava(folder / f"llava_{language}_{split}.json", images, language)
     paths = tuple(sorted({pair.image for pair in pairs}))
     features = load_file(str(_features(preset, run, split, paths) / "features.safetensors"))["features"]
-    return Data(tuple(pairs), tuple(swapped), tuple(questions), tuple(dialogues), paths, features)
+    return Data(
+        tuple(pairs), tuple(regions), tuple(swapped), tuple(questions), tuple(dialogues), paths, features
+    )
 
 
 def _features(preset: Preset, run: Path, split: str, paths: tuple[str, ...]) -> Path:
@@ -128,28 +135,24 @@ def new_qformer(preset: Preset, seed: int = 0) -> QFormerForPretraining:
             decoder_start_id=tokenizer.convert_tokens_to_ids("[DEC]"),
         )  # fmt: skip
     clip = backbones.load_clip()
-    initialise_from_bert(model.qformer, clip.text_model.state_dict())
+    starts.initialise_from_bert(model.qformer, clip.text_model.state_dict())
     model.text_projection.weight.data.copy_(clip.text_projection.weight)
     return model
 
 
-def initialise_from_bert(qformer: torch.nn.Module, bert: dict[str, Tensor]) -> list[str]:
-    """Copy BERT's weights into a Q-Former; its query FFNs become copies of the text FFNs. Returns what stays new."""
-    own = qformer.state_dict()
-    left = []
-    for name, value in own.items():
-        source = name.replace("attention.attention.", "attention.self.").replace(
-            "embeddings.layernorm", "embeddings.LayerNorm"
-        )
-        source = source.replace("intermediate_query", "intermediate").replace("output_query", "output")
-        if "crossattention" not in name and source in bert and bert[source].shape == value.shape:
-            value.copy_(bert[source])
-        else:
-            left.append(name)
-    # The sum of BERT's word, position and (single) type embeddings: the Q-Former has no type embedding.
-    own["embeddings.position_embeddings.weight"] += bert["embeddings.token_type_embeddings.weight"][0]
-    qformer.load_state_dict(own)
-    return left
+def said_of_pictures(data: Data, words: Tensor, images: int) -> Tensor:
+    """`starts.said_of_patches` for the first `images` pictures of a split; words: (vocabulary, width)."""
+    images, patches = min(images, len(data.images)), data.features.shape[1] - 1
+    return starts.said_of_patches(
+        data.row,
+        data.pairs,
+        data.regions,
+        backbones.load_tokenizer(),
+        words,
+        images,
+        patches,
+        backbones.IMAGE_SIZE,
+    )
 
 
 def pretraining_batches(preset: Preset, data: Data, tokenizer) -> Callable[[int, int], dict]:
@@ -220,48 +223,19 @@ def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGe
             backbones.load_clip().vision_model, pretrain(preset, run)[0], backbones.load_llm(),
             image_token_id=tokenizer.convert_tokens_to_ids(chat.IMAGE), instruction_aware=kind == "chat",
         )  # fmt: skip
-    align_projection(model, read(preset, run, "train"), tokenizer)
+
+    def build(path: Path) -> None:
+        data = read(preset, run, "train")
+        words = model.language_model.get_input_embeddings().weight.detach()
+        said = said_of_pictures(data, words, 2048)
+        explained = starts.align_projection(model, data.features[: len(said)], said)
+        save_file(dict(model.language_projection.state_dict()), str(path / "projection.safetensors"))
+        (path / "explained.json").write_text(json.dumps(explained), encoding="utf8")
+
+    inputs = _inputs(preset, run, "llm") | {"earlier": preset.pretraining, "queries": preset.num_queries}
+    path = stages.cached("aligned-projection", inputs, run / "stages", build)
+    model.language_projection.load_state_dict(load_file(str(path / "projection.safetensors")))
     return model.eval()
-
-
-@torch.no_grad()
-def align_projection(
-    model, data: Data, tokenizer, images: int = 2048, ridge: float = 1e-3, strength: float = 3.0
-) -> float:
-    """Start the projection where its output resembles words: ridge regression from queries to captions, in closed form.
-
-    Each query of an image predicts the sum of the word embeddings that set the image's captions apart (words in more
-    than a fifth of all captions say nothing). A large language model finds a random projection's output by training
-    alone; the nano one does not, but reads sums of words. Uses pre-training pairs only. This start is ours, the
-    paper is silent.
-
-    strength: root mean square of the projected tokens, in that of a word embedding. Returns the share of the
-    captions' variance that the queries explain linearly.
-    """
-    told: dict[str, list[str]] = defaultdict(list)
-    for pair in data.pairs:
-        told[pair.image].append(pair.caption)
-    embeddings = model.language_model.get_input_embeddings().weight
-    images = min(images, len(data.images))
-    words = torch.zeros(images, len(embeddings))
-    for number, image in enumerate(data.images[:images]):
-        for ids in chat.text_ids(tokenizer, told[image]):
-            words[number, ids] = 1.0
-    words = (words - words.mean(0)) * (words.mean(0) < 0.2)
-    queries = torch.cat(
-        [model.qformer_model.queries(features.float()) for features in data.features[:images].split(256)]
-    )  # (images, queries, width)
-    mean = queries.mean((0, 1))
-    inputs = (queries - queries.mean(0)).flatten(0, 1)
-    targets = (words @ embeddings).repeat_interleave(queries.shape[1], 0)
-    gram = inputs.T @ inputs + ridge * len(inputs) * torch.eye(inputs.shape[1])
-    weight = torch.linalg.solve(gram, inputs.T @ targets)  # (width, width of the language model)
-    predicted = inputs @ weight
-    explained = 1 - (predicted - targets).pow(2).sum() / targets.pow(2).sum()
-    weight *= strength * embeddings.pow(2).mean().sqrt() / predicted.pow(2).mean().sqrt()
-    model.language_projection.weight.copy_(weight.T)
-    model.language_projection.bias.copy_(-mean @ weight)
-    return float(explained)
 
 
 def tuning_batches(
@@ -395,8 +369,8 @@ def _inputs(preset: Preset, run: Path, *parts: str) -> dict:
         "world": world(preset, run) / "world.json",
         "backbones": [backbones.NANO / part / "model.safetensors" for part in ("clip", *parts)],
         "tokenizer": backbones.NANO / "tokenizer" / "tokenizer.json",
-        "code": stages.code_version(zvl.data, zvl.model, loop, stages),
-    } | ({"start": inspect.getsource(align_projection)} if parts else {})
+        "code": stages.code_version(zvl.data, zvl.model, loop, stages, starts),
+    }
 
 
 def _save(model: torch.nn.Module, history: list[dict], path: Path) -> None:
