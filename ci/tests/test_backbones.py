@@ -11,7 +11,15 @@ from zvl.data import moji, wordings
 from zvl.data.samples import LANGUAGES
 from zvl.model import backbones
 from zvl.training import reading
-from zvl.training.backbones import clip_batch, clip_loss, name_ids, region_weights
+from zvl.training.backbones import (
+    clip_batch,
+    clip_loss,
+    place_loss,
+    region_labels,
+    region_texts,
+    region_weights,
+    region_words,
+)
 
 FILES = {"clip": "model.safetensors", "llm": "model.safetensors", "tokenizer": "tokenizer.json"}
 
@@ -67,19 +75,43 @@ def test_shipped_backbones_are_trained():
     tokenizer, model = backbones.load_tokenizer(), backbones.load_clip()
     batch = clip_batch(tokenizer, 10**6, 64, seed=5)
     with torch.no_grad():
-        _, metrics = clip_loss(model, batch, name_ids(tokenizer))
-    assert metrics["region_top1"] > 0.5  # chance is 1 in 177
+        _, metrics = clip_loss(model, batch, region_texts(tokenizer))
+    assert metrics["region_name_top1"] > 0.5  # chance is 1 in 177
+    assert metrics["region_place_top1"] > 0.6  # chance is 1 in 5
     score = reading.reading_quality(backbones.load_llm(), tokenizer, scenes=40)
     assert sum(score.values()) / len(score) > 0.5, score  # chance is about 0.25
 
 
 def test_region_weights_are_the_share_of_each_patch_that_a_piece_covers():
     scene = moji.Scene("x", "red", 0, (moji.Piece(7, "openmoji", 6, 12, 24),))
-    weights, labels = region_weights([scene])
-    grid = weights[0, 0].view(8, 8) * 24 * 24  # pixels of the piece in each 12-pixel patch
-    assert labels[0].tolist() == [7, -1, -1, -1, -1]
+    grid = region_weights([scene])[0, 0].view(8, 8) * 24 * 24  # pixels of the piece in each 12-pixel patch
     assert grid[1].tolist() == [72, 144, 72, 0, 0, 0, 0, 0] and grid[2].tolist() == grid[1].tolist()
     assert float(grid.sum()) == pytest.approx(576)
+
+
+def test_region_labels_are_numbers_of_the_words_that_are_true():
+    for scene in moji.scenes(20, "train", seed=int(torch.randint(1000, ()))):
+        labels = region_labels([scene])
+        for language in LANGUAGES:
+            words = region_words(language)
+            for number, piece in enumerate(scene.pieces):
+                said = {aspect: words[aspect][labels[aspect][0, number]] for aspect in words}
+                assert said["name"] == moji.concepts()[piece.concept].names[language]
+                assert said["place"] in wordings.piece_phrase(piece, language)
+                assert said["size"] in wordings.piece_phrase(piece, language)
+        assert (labels["name"][0, len(scene.pieces) :] == -1).all()
+
+
+def test_place_loss_is_zero_only_where_every_patch_tells_its_own_row_and_column():
+    where = torch.nn.Linear(64, 16, bias=False)
+    number = torch.arange(64)
+    with torch.no_grad():
+        where.weight.zero_()
+        where.weight[number // 8, number] = where.weight[8 + number % 8, number] = 50.0
+    patches = torch.cat([torch.zeros(1, 64), torch.eye(64)])[None]  # each patch holds its own number
+    with torch.no_grad():
+        assert float(place_loss(where, patches)) < 1e-6
+        assert float(place_loss(where, patches.roll(1, 1))) > 1
 
 
 def test_text_of_a_step_depends_on_seed_and_step_alone(tokenizer, monkeypatch):
@@ -98,10 +130,22 @@ def test_soft_slots_hold_facts_of_the_scene_alone(tokenizer):
         words, weights, mixing = reading.soft_slots(scene, ids, np.random.default_rng(seed))
         count = 2 + len(scene.pieces)
         torch.testing.assert_close(mixing.sum(1), torch.ones(reading.NUM_SLOTS))
-        assert (mixing[:, :count].amax(0) > 0.01).all(), "a fact that leads nowhere could not be read"
+        # Of the number of things a slot may be silent: seen by place, it belongs to none.
+        assert (mixing[:, [0, *range(2, count)]].amax(0) > 0.01).all(), "such a fact could not be read"
         assert not mixing[:, count:].any() and not weights[count:].any()
         said = {ids(" " * (lang == "en") + wordings.COLOURS[lang][scene.background])[0] for lang in LANGUAGES}
         assert said & set(words[0].tolist())
+
+
+def test_slots_by_place_tell_what_lies_there():
+    big, small = moji.Piece(3, "openmoji", 0, 0, 36), moji.Piece(9, "twemoji", 72, 72, 20)
+    scene = moji.Scene("x", "red", 0, (big, small))
+    for seed in range(20):
+        share = reading.place_mixing(scene, 4, np.random.default_rng(seed)).reshape(4, 4, 4)
+        np.testing.assert_allclose(share.sum(-1), 1)
+        assert share[0, 0, 2] > share[3, 3, 2] == 0 and share[3, 3, 3] > share[0, 0, 3] == 0
+        assert (share[:, :, 2] > 0).tolist() == [[True, True, False, False]] * 2 + [[False] * 4] * 2
+        assert share[2, 1, 2:].sum() == 0 and share[2, 1, 0] > 0, "where nothing lies, the ground is seen"
 
 
 def test_only_soft_rows_have_slots_in_place_of_words(tokenizer, monkeypatch):

@@ -1,8 +1,8 @@
 """How the nano backbones are made: a tokenizer, a ViT trained by contrast, a LLaMA trained on text alone.
 
 All of it sees training scenes, training combinations and training wordings only. The ViT learns from whole captions
-(CLIP) and, because minutes must do for days, also from regions: the patches under a piece against the names of all
-things in both languages (RegionCLIP's idea). The LLaMA never sees a picture.
+(CLIP) and, because minutes must do for days, also from regions: the patches under a piece against all names, places and
+sizes in both languages (RegionCLIP's idea). The LLaMA never sees a picture.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from zvl.data import moji, wordings
 from zvl.data.pixels import to_pixels
 from zvl.data.samples import LANGUAGES
-from zvl.model.backbones import BilingualClip, new_llm, train_tokenizer
+from zvl.model.backbones import WIDTH, BilingualClip, new_llm, train_tokenizer
 from zvl.training.loop import LoopConfig, train
 from zvl.training.reading import (
     TextIds,
@@ -27,7 +27,7 @@ from zvl.training.reading import (
     reading_loss,
 )
 
-NAMING = ("category", "leftmost", "existence")
+LOOKUP = ("where", "where", "existence", "left_right", "category", "leftmost")
 GRID, PATCH = 8, 12  # patches a side, pixels a patch
 
 
@@ -55,12 +55,9 @@ def make_tokenizer(seed: int = 0, scenes: int = 4000):
 # --- the ViT and its text tower ---------------------------------------------------------------------------------------
 
 
-def region_weights(scenes: list[moji.Scene]) -> tuple[Tensor, Tensor]:
-    """How much of each patch a piece covers: (batch, 5, 64), rows summing to 1 (0 for absent pieces), and the concept
-    of each piece, (batch, 5), -1 where there is none.
-    """
+def region_weights(scenes: list[moji.Scene]) -> Tensor:
+    """How much of each patch a piece covers: (batch, 5, 64), rows summing to 1 (0 for absent pieces)."""
     weights = torch.zeros(len(scenes), moji.MAX_PIECES, GRID, GRID)
-    labels = torch.full((len(scenes), moji.MAX_PIECES), -1)
     edges = torch.arange(GRID) * PATCH
     for i, scene in enumerate(scenes):
         for j, piece in enumerate(scene.pieces):
@@ -71,20 +68,49 @@ def region_weights(scenes: list[moji.Scene]) -> tuple[Tensor, Tensor]:
                 torch.clamp(edges + PATCH, max=piece.y + piece.side) - torch.clamp(edges, min=piece.y)
             ).clamp(0)
             weights[i, j] = down[:, None] * across[None]
-            labels[i, j] = piece.concept
     weights = weights.flatten(2)
-    return weights / weights.sum(-1, keepdim=True).clamp(min=1), labels
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1)
+
+
+def region_labels(scenes: list[moji.Scene]) -> dict[str, Tensor]:
+    """Which text of each aspect is said of each piece: (batch, 5) numbers in `region_words`, -1 where no piece is."""
+    sizes = list(wordings.SIZE_WORDS["en"])
+    labels = {aspect: torch.full((len(scenes), moji.MAX_PIECES), -1) for aspect in region_words("en")}
+    for i, scene in enumerate(scenes):
+        for j, piece in enumerate(scene.pieces):
+            said = {"name": piece.concept, "place": piece.place, "size": sizes.index(piece.size)}
+            for aspect, label in said.items():
+                labels[aspect][i, j] = label
+    return labels
+
+
+def region_words(language: str) -> dict[str, list[str]]:
+    """What can be said of a region, by aspect: all names, all places, all sizes."""
+    return {
+        "name": [concept.names[language] for concept in moji.concepts()],
+        "place": list(wordings.PLACES[language]),
+        "size": list(wordings.SIZE_WORDS[language].values()),
+    }
+
+
+def region_texts(tokenizer) -> dict[str, tuple[Tensor, Tensor]]:
+    """`region_words` of both languages, English first, as ids and mask: each (2 * words, length)."""
+    texts = {}
+    for aspect in region_words("en"):
+        words = [word for language in LANGUAGES for word in region_words(language)[aspect]]
+        rows = tokenizer(words, add_special_tokens=False)["input_ids"]
+        texts[aspect] = pad([[tokenizer.cls_token_id, *row] for row in rows])
+    return texts
 
 
 def clip_batch(tokenizer, step: int, batch_size: int, seed: int) -> dict[str, Tensor]:
     """Fresh training scenes for one step, a pure function of (seed, step)."""
     rng = np.random.default_rng([seed, step, 7])
     scenes = moji.scenes(batch_size, "train", int(rng.integers(2**31)))
-    weights, labels = region_weights(scenes)
     batch = {
         "pixel_values": to_pixels([moji.render(scene) for scene in scenes]),
-        "weights": weights,
-        "labels": labels,
+        "weights": region_weights(scenes),
+        "labels": region_labels(scenes),
     }
     cls = [tokenizer.cls_token_id]
     for language in LANGUAGES:
@@ -94,54 +120,78 @@ def clip_batch(tokenizer, step: int, batch_size: int, seed: int) -> dict[str, Te
     return batch
 
 
-def name_ids(tokenizer) -> tuple[Tensor, Tensor]:
-    """All names, English first, as ids and mask: (2 * concepts, length)."""
-    texts = [concept.names[language] for language in LANGUAGES for concept in moji.concepts()]
-    return pad(
-        [[tokenizer.cls_token_id] + tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    )
-
-
 def clip_loss(
-    model: BilingualClip, batch: dict[str, Tensor], names: tuple[Tensor, Tensor]
+    model: BilingualClip, batch: dict[str, Tensor], texts: dict[str, tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, dict]:
-    """Caption contrast in both languages plus region contrast against all names."""
+    """Caption contrast in both languages, plus region contrast against all names, places and sizes."""
     image_embeds = model.image_embeds(batch["pixel_values"])
     images = model.image_features(image_embeds).float()
     target = torch.arange(len(images))
     total, metrics = 0.0, {}
     for language in LANGUAGES:
-        texts = model.text_features(batch[f"{language}_ids"], batch[f"{language}_mask"]).float()
-        logits = model.log_scale.clamp(max=4.6).exp() * images @ texts.T
+        features = model.text_features(batch[f"{language}_ids"], batch[f"{language}_mask"]).float()
+        logits = model.log_scale.clamp(max=4.6).exp() * images @ features.T
         total = total + (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 4
         metrics[f"top1_{language}"] = (logits.argmax(1) == target).float().mean()
-    present = batch["labels"] >= 0
+    present = batch["labels"]["name"] >= 0
     regions = model.region_features(image_embeds, batch["weights"].to(image_embeds.dtype))[present].float()
-    table = model.text_features(*names).float().view(2, -1, regions.shape[-1])  # (language, concept, width)
-    logits = model.region_log_scale.clamp(max=4.6).exp() * torch.einsum("rd,lcd->lrc", regions, table)
-    labels = batch["labels"][present]
-    region = sum(F.cross_entropy(logits[i], labels) for i in range(2)) / 2
-    metrics["region"] = region.detach()
-    metrics["region_top1"] = (logits[0].argmax(1) == labels).float().mean()
-    return total + region, metrics
+    for aspect, text in texts.items():
+        table = model.text_features(*text).float().view(2, -1, regions.shape[-1])  # (language, words, width)
+        logits = model.region_log_scale.clamp(max=4.6).exp() * torch.einsum("rd,lcd->lrc", regions, table)
+        labels = batch["labels"][aspect][present]
+        loss = sum(F.cross_entropy(logits[i], labels) for i in range(2)) / 2
+        total = total + loss
+        metrics[f"region_{aspect}"] = loss.detach()
+        metrics[f"region_{aspect}_top1"] = (logits[0].argmax(1) == labels).float().mean()
+    return total, metrics
+
+
+def place_loss(where: torch.nn.Linear, image_embeds: Tensor) -> Tensor:
+    """Every patch tells its own row and column. A ViT that only has to match captions forgets where it looked, and
+    nothing behind it can learn "left of" again; large ones keep it by their size.
+
+    where: width -> rows and columns (16), thrown away after the training. image_embeds: (batch, 65, width).
+    """
+    logits = (
+        where(image_embeds[:, 1:]).float().unflatten(-1, (2, GRID))
+    )  # (batch, patches, row and column, 8)
+    number = torch.arange(GRID * GRID)
+    target = torch.stack([number // GRID, number % GRID], 1).expand(len(logits), -1, -1)
+    return F.cross_entropy(logits.flatten(0, 2), target.flatten())
 
 
 def train_clip(
-    tokenizer, config: LoopConfig, batch_size: int = 128, folder=None
+    tokenizer, config: LoopConfig, batch_size: int = 128, folder=None, start: BilingualClip | None = None
 ) -> tuple[BilingualClip, list[dict]]:
-    """A new ViT and text tower, trained on fresh training scenes; returns them with the history."""
+    """A ViT and text tower, trained on fresh training scenes; returns them with the history.
+
+    start: a pair to go on with; None for a new one.
+    """
+    model = start
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = BilingualClip(len(tokenizer))
-        embeddings = model.vision_model.embeddings
-        for p in (embeddings.class_embedding, embeddings.position_embedding):
-            torch.nn.init.normal_(p, std=0.02)
+        if model is None:
+            model = BilingualClip(len(tokenizer))
+            embeddings = model.vision_model.embeddings
+            for p in (embeddings.class_embedding, embeddings.position_embedding):
+                torch.nn.init.normal_(p, std=0.02)
+        model.where = torch.nn.Linear(WIDTH, 2 * GRID)
     model.vision_model.set_attn_implementation("eager")
     model.text_model.set_attn_implementation("eager")
-    names = name_ids(tokenizer)
+    texts, kept = region_texts(tokenizer), []
+    hook = model.vision_model.register_forward_hook(
+        lambda _, args, found: kept.append(found.last_hidden_state)
+    )
+
+    def loss(model, batch, step):
+        kept.clear()
+        total, metrics = clip_loss(model, batch, texts)
+        place = place_loss(model.where, kept[0])
+        return total + place, metrics | {"patch_place": place.detach()}
+
     history = train(
         model,
-        lambda model, batch, step: clip_loss(model, batch, names),
+        loss,
         lambda step, micro: clip_batch(
             tokenizer, step * config.accumulation + micro, batch_size, config.seed
         ),
@@ -149,25 +199,37 @@ def train_clip(
         folder,
         "ViT and text tower",
     )
+    hook.remove()
+    del model.where
     return model.eval(), history
 
 
-def train_llm(tokenizer, config: LoopConfig, batch_size: int = 64, folder=None, soft: float = 0.7):
-    """A new LLaMA, trained on text alone; every 16th batch is ordinary text. Returns it with the history."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = new_llm(len(tokenizer))
+def train_llm(
+    tokenizer, config: LoopConfig, batch_size: int = 64, folder=None, soft: float = 0.7, start=None
+):
+    """A LLaMA trained on text alone; every 16th batch is ordinary text. Returns it with the history.
+
+    start: a LLaMA to go on with, past the curriculum; None for a new one.
+    """
+    if start is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = new_llm(len(tokenizer))
+    else:
+        model = start
     ids, kept = TextIds(tokenizer), {}
 
     def batches(step: int, micro: int) -> dict[str, Tensor]:
         number = step * config.accumulation + micro
         if number % 16 == 15:
             return ordinary_batch(ids, number, batch_size // 2, config.seed)
-        done = number / (config.steps * config.accumulation)
-        if number % 3 == 2:  # names are the hardest to learn: every third batch asks for nothing else
+        done = 1.0 if start is not None else number / (config.steps * config.accumulation)
+        if (
+            number % 3 == 2
+        ):  # looking things up is the hardest to learn: every third batch asks for nothing else
             ease = (0.6, 0.3, 0.0)[number // 3 % 3]
             return reading_batch(
-                ids, 10**6 + number, batch_size, config.seed, soft=soft, turns=3, ease=ease, kinds=NAMING
+                ids, 10**6 + number, batch_size, config.seed, soft=soft, turns=6, ease=ease, kinds=LOOKUP
             )
         large, part = divmod(number, 4)  # four batches are drawn as one and cut by length
         if large not in kept:
@@ -194,9 +256,13 @@ def clip_quality(model: BilingualClip, tokenizer, pools: int = 10, seed: int = 0
         for i in range(0, len(scenes), 100)
     ])  # fmt: skip
     images, result = model.image_features(embeds), {}
-    weights, labels = region_weights(scenes)
-    present, names = labels >= 0, model.text_features(*name_ids(tokenizer)).view(2, len(moji.concepts()), -1)
-    regions = model.region_features(embeds, weights)[present]
+    labels = region_labels(scenes)
+    present = labels["name"] >= 0
+    regions = model.region_features(embeds, region_weights(scenes))[present]
+    tables = {
+        aspect: model.text_features(*text).view(2, -1, regions.shape[1])
+        for aspect, text in region_texts(tokenizer).items()
+    }
     for k, language in enumerate(LANGUAGES):
         captions = [wordings.caption(scene, language, "test", int(rng.integers(5)), rng) for scene in scenes]
         rows = tokenizer(captions, add_special_tokens=False)["input_ids"]
@@ -205,7 +271,7 @@ def clip_quality(model: BilingualClip, tokenizer, pools: int = 10, seed: int = 0
         right = torch.arange(100)
         result[f"{language}/tr1_100"] = float((similarity.argmax(2) == right).float().mean())
         result[f"{language}/ir1_100"] = float((similarity.argmax(1) == right).float().mean())
-        result[f"{language}/region_top1"] = float(
-            ((regions @ names[k].T).argmax(1) == labels[present]).float().mean()
-        )
+        for aspect, table in tables.items():
+            right_word = (regions @ table[k].T).argmax(1) == labels[aspect][present]
+            result[f"{language}/region_{aspect}_top1"] = float(right_word.float().mean())
     return result

@@ -9,6 +9,7 @@ training combinations and training wordings.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from zvl.model.chat import BOT, HUMAN, IGNORED, IMAGE, spaced
 NUM_SLOTS = 16  # as many as the nano model has queries
 MAX_FACTS, MAX_WORDS = 2 + moji.MAX_PIECES, 16
 TOLD_WEIGHT = 0.1  # of the descriptions' own tokens in the loss: there are many, and answers are what matters
+KINDS = (*wordings.QUESTION_TYPES, "where")
 IMAGE_ID = SPECIAL_TOKENS.index(IMAGE)
 
 
@@ -93,6 +95,28 @@ def facts(scene: moji.Scene) -> list[list[tuple[str, str]]]:
     return result
 
 
+# Where a thing is, or that it is nowhere: text alone asks this too, because whoever can look that up finds it easy to
+# tell whether a thing is there, and which of two is further left.
+WHERE = {
+    "en": ("Where is {it}?", "Where do you see {it}?", "In which place is {it}?", "Tell me where {it} is."),
+    "zh": ("{it}在哪里？", "你在哪里看到{it}？", "{it}在什么位置？", "说说{it}在哪儿。"),
+}
+NOWHERE = {"en": "nowhere", "zh": "哪里都没有"}
+
+
+def where_question(scene: moji.Scene, language: str, rng: np.random.Generator) -> wordings.Question:
+    """Where one thing is; in three of ten questions it is not there."""
+    piece = scene.pieces[rng.integers(len(scene.pieces))]
+    concept, answer = moji.concepts()[piece.concept], wordings.PLACES[language][piece.place]
+    if rng.random() < 0.3:
+        present = {piece.concept for piece in scene.pieces}
+        absent = [c for c in moji.concepts() if c.id not in present]
+        concept, answer = absent[rng.integers(len(absent))], NOWHERE[language]
+    template = WHERE[language][rng.integers(len(WHERE[language]))]
+    question = template.format(it=wordings.definite(concept, language))
+    return wordings.Question("where", language, question, answer)
+
+
 @dataclass(frozen=True)
 class Asked:
     """One row of text: what stands before the first question, the turns, and, for soft rows, the facts in slots."""
@@ -118,22 +142,50 @@ def soft_slots(
     """
     words, weights = torch.zeros(MAX_FACTS, MAX_WORDS, dtype=torch.long), torch.zeros(MAX_FACTS, MAX_WORDS)
     known = facts(scene)
+    grid = math.isqrt(slots)
+    seen_by_place = grid * grid == slots and rng.random() < 0.5 * (1 - ease)
     shares = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))[rng.integers(3)]
     if language is not None and rng.random() < ease:
         shares = (1.0, 0.0) if language == LANGUAGES[0] else (0.0, 1.0)
     for f, fact in enumerate(known):
+        if seen_by_place and f > 1 and rng.random() < 0.5:
+            fact = fact[:1]  # the name alone: where the slot lies tells the place
         flat = [(token, shares[k]) for word in fact for k in range(2) for token in ids(word[k])]
         tokens, share = zip(*flat[:MAX_WORDS], strict=True)
         words[f, : len(tokens)] = torch.tensor(tokens)
         weights[f, : len(tokens)] = (
             torch.tensor(share) * torch.from_numpy(rng.uniform(0.4, 1.6, len(tokens))).float()
         )
-    logits = rng.normal(size=(slots, len(known))) * rng.uniform(1, 5)
-    for f in range(min(len(known), slots)):
-        logits[f, f] += 6 * rng.uniform(0.3, 1) + 6 * ease
     mixing = torch.zeros(slots, MAX_FACTS)
-    mixing[:, : len(known)] = torch.softmax(torch.from_numpy(rng.permutation(logits)), -1)
+    if seen_by_place:
+        mixing[:, : len(known)] = torch.from_numpy(place_mixing(scene, grid, rng))
+    else:
+        logits = rng.normal(size=(slots, len(known))) * rng.uniform(1, 5)
+        for f in range(min(len(known), slots)):
+            logits[f, f] += 6 * rng.uniform(0.3, 1) + 6 * ease
+        mixing[:, : len(known)] = torch.softmax(torch.from_numpy(rng.permutation(logits)), -1)
     return words, weights, mixing
+
+
+def place_mixing(scene: moji.Scene, grid: int, rng: np.random.Generator) -> np.ndarray:
+    """Slots that look each at its own place: (grid * grid, facts), rows sum to 1.
+
+    Slot number r * grid + c means what lies in row r, column c of the picture: the things whose boxes reach into it, as
+    far as they do, and the background. The number of things belongs to no place; at random it is said everywhere.
+    """
+    side = moji.SCENE_SIZE / grid
+    edges = np.arange(grid) * side
+    share = np.zeros((grid * grid, 2 + len(scene.pieces)))
+    for number, piece in enumerate(scene.pieces):
+        across = np.clip(np.minimum(edges + side, piece.x + piece.side) - np.maximum(edges, piece.x), 0, None)
+        down = np.clip(np.minimum(edges + side, piece.y + piece.side) - np.maximum(edges, piece.y), 0, None)
+        overlap = np.outer(down, across).ravel()
+        share[:, 2 + number] = overlap / overlap.max()
+    share **= rng.uniform(0.7, 3)
+    share[:, 0] = rng.uniform(0.1, 0.6)
+    share[:, 1] = rng.uniform(0.1, 0.6) * (rng.random() < 0.5)
+    share *= rng.uniform(0.5, 1.5, share.shape)
+    return share / share.sum(1, keepdims=True)
 
 
 def reading_batch(
@@ -145,7 +197,7 @@ def reading_batch(
     soft: float = 0.7,
     turns: int = 4,
     ease: float = 0.0,
-    kinds: tuple[str, ...] = wordings.QUESTION_TYPES,
+    kinds: tuple[str, ...] = KINDS,
 ) -> dict[str, Tensor]:
     """One step of text, a pure function of (seed, step): dialogues on scenes told in the prompt.
 
@@ -160,10 +212,11 @@ def reading_batch(
         scene = pool[rng.integers(len(pool))]
         language, told = (LANGUAGES[i] for i in rng.integers(2, size=2))
         told = language if rng.random() < 0.8 * ease else told
-        asked = wordings.questions(scene, language, "train", rng, kinds)
+        asked = wordings.questions(scene, language, "train", rng, [k for k in kinds if k != "where"])
+        asked += [where_question(scene, language, rng) for kind in kinds if kind == "where"]
         asked = [asked[i] for i in rng.permutation(len(asked))[:turns]]
         if not asked or (
-            kinds == wordings.QUESTION_TYPES and rng.random() < (0.8 if ease else 0.25)
+            kinds == KINDS and rng.random() < (0.8 if ease else 0.25)
         ):  # captions name everything: most of what is learned first
             asked.insert(int(rng.integers(len(asked) + 1)), wordings.describe(scene, language, "train", rng))
         if is_soft[number]:
