@@ -5,6 +5,7 @@ stored. And torch's random state is set anew from (seed, step, micro) before eve
 about randomness is stored either. What a checkpoint holds is weights, AdamW's moments and the history.
 """
 
+import ctypes
 import hashlib
 import json
 import math
@@ -169,6 +170,7 @@ def train(
                 if done % config.log_every == 0 or done == config.steps:
                     history.append({"step": done} | _mean(pending))
                     pending = []
+                    _return_memory()
                     bar.set_postfix(loss=f"{history[-1]['loss']:.3f}", refresh=False)
                     for name, value in history[-1].items():
                         if writer is not None and name != "step":
@@ -282,6 +284,14 @@ def _check_identity(found: checkpoint.Checkpoint, identity: dict[str, Any]) -> N
             raise checkpoint.CheckpointError(
                 f"{found.path}: belongs to another training: {what}; use another folder, or delete this one"
             )
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system: batches differ in shape, and glibc alone would keep gigabytes of holes."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):  # not glibc
+        pass
 
 
 def _tensorboard(folder: str | Path | None, start: int):
