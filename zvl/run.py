@@ -27,13 +27,13 @@ from zvl.results import UsageError
 
 # Seconds on two busy cores at the nano preset: the time left of a first run. Later runs use their own costs.
 TYPICAL_SECONDS = {
-    "01_bilingual_data": 80,
-    "03_qformer_pretraining": 400,
-    "04_multitask_tuning": 330,
-    "05_scene_aware_tuning": 420,
-    "06_evaluation": 200,
-    "08_case_studies": 60,
-    "nano_backbones": 100,
+    "01_bilingual_data": 60,
+    "03_qformer_pretraining": 300,
+    "04_multitask_tuning": 200,
+    "05_scene_aware_tuning": 260,
+    "06_evaluation": 130,
+    "08_case_studies": 40,
+    "nano_backbones": 80,
 }
 
 
