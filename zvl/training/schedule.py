@@ -370,6 +370,7 @@ def _inputs(preset: Preset, run: Path, *parts: str) -> dict:
         "backbones": [backbones.NANO / part / "model.safetensors" for part in ("clip", *parts)],
         "tokenizer": backbones.NANO / "tokenizer" / "tokenizer.json",
         "code": stages.code_version(zvl.data, zvl.model, loop, stages, starts),
+        "schedule": Path(__file__),
     }
 
 
