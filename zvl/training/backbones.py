@@ -26,9 +26,10 @@ from zvl.training.reading import (
     reading_batch,
     reading_loss,
 )
+from zvl.training.starts import patch_shares
 
 LOOKUP = ("where", "where", "existence", "left_right", "category", "leftmost")
-GRID, PATCH = 8, 12  # patches a side, pixels a patch
+GRID = 8  # patches a side
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -57,18 +58,10 @@ def make_tokenizer(seed: int = 0, scenes: int = 4000):
 
 def region_weights(scenes: list[moji.Scene]) -> Tensor:
     """How much of each patch a piece covers: (batch, 5, 64), rows summing to 1 (0 for absent pieces)."""
-    weights = torch.zeros(len(scenes), moji.MAX_PIECES, GRID, GRID)
-    edges = torch.arange(GRID) * PATCH
+    weights = torch.zeros(len(scenes), moji.MAX_PIECES, GRID * GRID)
     for i, scene in enumerate(scenes):
-        for j, piece in enumerate(scene.pieces):
-            across = (
-                torch.clamp(edges + PATCH, max=piece.x + piece.side) - torch.clamp(edges, min=piece.x)
-            ).clamp(0)
-            down = (
-                torch.clamp(edges + PATCH, max=piece.y + piece.side) - torch.clamp(edges, min=piece.y)
-            ).clamp(0)
-            weights[i, j] = down[:, None] * across[None]
-    weights = weights.flatten(2)
+        boxes = [(piece.x, piece.y, piece.side, piece.side) for piece in scene.pieces]
+        weights[i, : len(boxes)] = patch_shares(boxes, GRID * GRID, moji.SCENE_SIZE)
     return weights / weights.sum(-1, keepdim=True).clamp(min=1)
 
 
@@ -121,9 +114,14 @@ def clip_batch(tokenizer, step: int, batch_size: int, seed: int) -> dict[str, Te
 
 
 def clip_loss(
-    model: BilingualClip, batch: dict[str, Tensor], texts: dict[str, tuple[Tensor, Tensor]]
+    model: BilingualClip,
+    batch: dict[str, Tensor],
+    texts: dict[str, tuple[Tensor, Tensor]],
+    where: torch.nn.Linear | None = None,
 ) -> tuple[Tensor, dict]:
-    """Caption contrast in both languages, plus region contrast against all names, places and sizes."""
+    """Caption contrast in both languages, plus region contrast against all names, places and sizes, plus, with `where`,
+    `place_loss`.
+    """
     image_embeds = model.image_embeds(batch["pixel_values"])
     images = model.image_features(image_embeds).float()
     target = torch.arange(len(images))
@@ -143,6 +141,9 @@ def clip_loss(
         total = total + loss
         metrics[f"region_{aspect}"] = loss.detach()
         metrics[f"region_{aspect}_top1"] = (logits[0].argmax(1) == labels).float().mean()
+    if where is not None:
+        place = place_loss(where, image_embeds)
+        total, metrics["patch_place"] = total + place, place.detach()
     return total, metrics
 
 
@@ -178,20 +179,10 @@ def train_clip(
         model.where = torch.nn.Linear(WIDTH, 2 * GRID)
     model.vision_model.set_attn_implementation("eager")
     model.text_model.set_attn_implementation("eager")
-    texts, kept = region_texts(tokenizer), []
-    hook = model.vision_model.register_forward_hook(
-        lambda _, args, found: kept.append(found.last_hidden_state)
-    )
-
-    def loss(model, batch, step):
-        kept.clear()
-        total, metrics = clip_loss(model, batch, texts)
-        place = place_loss(model.where, kept[0])
-        return total + place, metrics | {"patch_place": place.detach()}
-
+    texts = region_texts(tokenizer)
     history = train(
         model,
-        loss,
+        lambda model, batch, step: clip_loss(model, batch, texts, model.where),
         lambda step, micro: clip_batch(
             tokenizer, step * config.accumulation + micro, batch_size, config.seed
         ),
@@ -199,7 +190,6 @@ def train_clip(
         folder,
         "ViT and text tower",
     )
-    hook.remove()
     del model.where
     return model.eval(), history
 

@@ -21,6 +21,7 @@ from zvl.data import moji, wordings
 from zvl.data.samples import LANGUAGES
 from zvl.model.backbones import SPECIAL_TOKENS
 from zvl.model.chat import BOT, HUMAN, IGNORED, IMAGE, spaced
+from zvl.training.starts import patch_shares
 
 NUM_SLOTS = 16  # as many as the nano model has queries
 MAX_FACTS, MAX_WORDS = 2 + moji.MAX_PIECES, 16
@@ -173,14 +174,10 @@ def place_mixing(scene: moji.Scene, grid: int, rng: np.random.Generator) -> np.n
     Slot number r * grid + c means what lies in row r, column c of the picture: the things whose boxes reach into it, as
     far as they do, and the background. The number of things belongs to no place; at random it is said everywhere.
     """
-    side = moji.SCENE_SIZE / grid
-    edges = np.arange(grid) * side
     share = np.zeros((grid * grid, 2 + len(scene.pieces)))
-    for number, piece in enumerate(scene.pieces):
-        across = np.clip(np.minimum(edges + side, piece.x + piece.side) - np.maximum(edges, piece.x), 0, None)
-        down = np.clip(np.minimum(edges + side, piece.y + piece.side) - np.maximum(edges, piece.y), 0, None)
-        overlap = np.outer(down, across).ravel()
-        share[:, 2 + number] = overlap / overlap.max()
+    boxes = [(piece.x, piece.y, piece.side, piece.side) for piece in scene.pieces]
+    overlap = patch_shares(boxes, grid * grid, moji.SCENE_SIZE).double().numpy()  # (things, slots)
+    share[:, 2:] = (overlap / overlap.max(1, keepdims=True)).T
     share **= rng.uniform(0.7, 3)
     share[:, 0] = rng.uniform(0.1, 0.6)
     share[:, 1] = rng.uniform(0.1, 0.6) * (rng.random() < 0.5)
