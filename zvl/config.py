@@ -1,6 +1,7 @@
 """The two presets: every number that a run depends on, in one place.
 
-`nano` is the tutorial's own; `full` is the paper's, each number beside its section. Both walk the same code.
+`nano` is the tutorial's own; `full` is the paper's, each number beside its section. Both walk the same code. Nothing
+heavy is imported here: `zvl run` holds no torch beside the kernels that it starts.
 """
 
 from __future__ import annotations
@@ -8,7 +9,37 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from zvl.data.world import WorldConfig
-from zvl.training.loop import LoopConfig
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How to train. Steps count optimizer updates, never seconds."""
+
+    steps: int  # optimizer updates
+    learning_rate: float  # peak, after warm-up
+    betas: tuple[float, float] = (0.9, 0.999)  # AdamW; the paper's beta2 is 0.9 (section 4)
+    eps: float = 1e-8
+    weight_decay: float = 0.05  # on matrices only, not on biases, norms and scalars
+    clip: float = 1.0  # largest gradient norm; 0 for no clipping
+    warmup: float = 0.05  # fraction of the steps with a linearly growing rate
+    accumulation: int = 1  # micro-batches a step, in each process
+    precision: str = "fp32"  # or "bf16": autocast; weights and AdamW stay fp32
+    seed: int = 0
+    save_every: int = 0  # steps between checkpoints; 0 for none
+    log_every: int = 10  # steps averaged into one row of the history
+    min_lr_ratio: float = 0.0  # the cosine ends at this fraction of the peak
+    rates: tuple[tuple[str, float], ...] = ()  # (pattern, peak rate): the first found in a parameter's name
+
+    def __post_init__(self):
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision {self.precision!r}: allowed are 'fp32' and 'bf16'")
+        least_values = {"steps": 1, "accumulation": 1, "log_every": 1, "save_every": 0, "clip": 0}
+        for name, least in least_values.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("warmup", "min_lr_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a fraction from 0 to 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zvl.data import moji
+from zvl.data import drawing, moji
 
 COUNT = 60
 few = settings(max_examples=12, deadline=None)
@@ -37,21 +37,6 @@ def test_every_group_has_a_name_in_both_languages():
     for language in ("en", "zh"):
         assert moji.GROUP_NAMES[language].keys() == moji.GROUPS.keys()
     assert {concept.group for concept in moji.concepts()} == set(moji.GROUPS)
-
-
-def test_both_artists_drew_every_concept_and_drew_it_differently():
-    for concept in moji.concepts():
-        one, other = (np.asarray(moji.sprite(concept.char, art), float) for art in moji.ART_SETS)
-        assert one.shape == other.shape == (moji.SPRITE_SIZE, moji.SPRITE_SIZE, 4)
-        assert one[..., 3].max() > 200 and other[..., 3].max() > 200
-        assert np.abs(one - other).mean() > 2, concept.names
-
-
-def test_an_unknown_art_set_or_character_is_named():
-    with pytest.raises(ValueError, match=r"'noto'.*openmoji, twemoji"):
-        moji.sprite("🐅", "noto")
-    with pytest.raises(LookupError, match="twemoji has no art for 'x'"):
-        moji.sprite("x", "twemoji")
 
 
 @given(seed=st.integers(0, 2**32))
@@ -144,7 +129,7 @@ def test_one_art_set_can_be_chosen():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "dev"}, r"'dev' is not one of train, test"),
+        ({"split": "dev"}, r"'dev' is not one of train, test, concept"),
         ({"split": "train", "min_pieces": 0}, "0 to 5 do not lie within 1 to 5"),
         ({"split": "train", "max_pieces": 6}, "1 to 6 do not lie within 1 to 5"),
         ({"split": "train", "min_pieces": 3, "max_pieces": 2}, "3 to 2"),
@@ -157,4 +142,74 @@ def test_a_wrong_split_or_number_of_pieces_is_refused(arguments, message):
 
 def test_the_attribution_names_artists_and_licences():
     line = moji.attribution()
-    assert all(word in line for word in ("OpenMoji", "CC BY-SA 4.0", "Twemoji", "CC BY 4.0", "Unicode CLDR"))
+    assert all(
+        word in line
+        for word in ("OpenMoji", "CC BY-SA 4.0", "Twemoji", "CC BY 4.0", "Noto", "OFL", "Unicode CLDR")
+    )
+
+
+@pytest.fixture(scope="module")
+def rich():
+    options = {"framed": 0.4, "signs": 0.5, "hold_out_concepts": True}
+    return {split: moji.scenes(200, split, 3, 2, **options) for split in ("train", "test")}
+
+
+def test_frames_and_signs_come_as_often_as_asked_for(rich):
+    pieces = [piece for scene in rich["train"] for piece in scene.pieces]
+    framed = np.mean([piece.frame is not None for piece in pieces])
+    signs = np.mean([any(piece.word for piece in scene.pieces) for scene in rich["train"]])
+    assert abs(framed - 0.4) < 0.08 and abs(signs - 0.5) < 0.12
+    assert {piece.word for piece in pieces} - {None} <= set(moji.SIGN_WORDS)
+    assert all(sum(piece.word is not None for piece in scene.pieces) <= 1 for scene in rich["train"])
+
+
+def test_frames_lie_around_their_boxes_and_touch_nothing_else(rich):
+    for scene in rich["train"][:40]:
+        changed = np.abs(np.asarray(moji.render(scene), int) - empty(scene)).sum(2) > 0
+        own = np.zeros(changed.shape, int)
+        for piece in scene.pieces:
+            reach = drawing.FRAME_WIDTH if piece.frame else 0
+            x, y, side = piece.x - reach, piece.y - reach, piece.side + 2 * reach
+            assert x >= 0 and y >= 0 and x + side <= moji.SCENE_SIZE and y + side <= moji.SCENE_SIZE
+            own[y : y + side, x : x + side] += 1
+            if piece.frame:
+                assert changed[y, x : x + side].all() and changed[y : y + side, x].all()
+        assert own.max() == 1 and not changed[own == 0].any()
+
+
+def test_concepts_of_the_concept_split_are_pictured_there_alone(rich):
+    unseen = set(moji.unseen_concepts())
+    assert len(unseen) == 2 * len(moji.GROUPS)
+    shown = {piece.concept for scenes in rich.values() for scene in scenes for piece in scene.pieces}
+    assert not shown & unseen and len(shown) > 150
+    for scene in moji.scenes(60, "concept", 3, 2):
+        assert len({piece.concept for piece in scene.pieces} & unseen) == 1
+
+
+def test_no_word_stands_beside_a_thing_in_both_splits(rich):
+    pairs = {
+        split: {
+            frozenset(pair)
+            for scene in scenes
+            for pair in combinations([piece.concept for piece in scene.pieces], 2)
+        }
+        for split, scenes in rich.items()
+    }
+    assert sum(max(pair) >= moji.SIGN_ID for pair in pairs["test"]) > 50
+    assert not pairs["train"] & pairs["test"]
+
+
+def test_another_style_changes_the_art_and_nothing_else(rich):
+    for scene in rich["test"][:20]:
+        other = moji.in_style(scene, "noto")
+        assert {piece.art for piece in other.pieces} == {"noto"}
+        assert [piece.box for piece in other.pieces] == [piece.box for piece in scene.pieces]
+        assert moji.render(other).tobytes() != moji.render(scene).tobytes()
+
+
+def test_all_of_moji_can_be_drawn_by_parameter():
+    table = moji.concepts(everything=True)
+    assert len(table) > 1000 and table[: len(moji.concepts())] == moji.concepts()
+    scene = next(s for s in moji.scenes(9, "train", 0, 3, everything=True) if s.pieces[0].concept > 200)
+    assert scene.pieces[0].thing == table[scene.pieces[0].concept]
+    assert moji.render(scene).size == (96, 96)

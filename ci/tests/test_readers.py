@@ -11,7 +11,9 @@ from zvl.data.readers import (
     DataError,
     Quarantine,
     read_coco_captions,
+    read_gqa,
     read_llava,
+    read_refcoco,
     read_visual_genome_regions,
     read_vqav2,
 )
@@ -386,3 +388,87 @@ def test_no_value_stops_the_conversation_reader_or_loses_a_row(tmp_path, where, 
     samples, put_aside = llava(tmp_path, changed(LLAVA, 0, where, to=value))
     assert len(samples) + len(put_aside.rows) == 1
     assert all(image.startswith("pictures/") and ".." not in image for s in samples for image in s.images)
+
+
+GQA = {
+    "02930152": {
+        "question": "Is the sky dark? ", "imageId": "2354786", "answer": "yes", "fullAnswer": "Yes, it is.",
+        "isBalanced": True, "types": {"structural": "verify", "semantic": "attr", "detailed": "verifyAttr"},
+    }
+}  # fmt: skip
+INSTANCES = {
+    "images": [{"id": 3, "file_name": "a.jpg", "width": 200, "height": 100}],
+    "annotations": [{"id": 7, "image_id": 3, "bbox": [50, 25, 50, 50], "category_id": 1}],
+}
+REFS = [
+    {"ref_id": 0, "ann_id": 7, "image_id": 3, "category_id": 1, "split": "train", "file_name": "a.jpg",
+     "sentences": [{"raw": "left dog ", "sent_id": 0}, {"raw": "左边的狗", "sent_id": 1}], "sent_ids": [0, 1]}
+]  # fmt: skip
+
+
+def gqa(tmp_path, value):
+    put_aside = Quarantine()
+    file = write(tmp_path / "gqa.json", value)
+    return list(read_gqa(file, tmp_path, "en", quarantine=put_aside)), put_aside
+
+
+def refcoco(tmp_path, refs, instances=INSTANCES):
+    put_aside = Quarantine()
+    files = write(tmp_path / "refs.json", refs), write(tmp_path / "instances.json", instances)
+    return list(read_refcoco(*files, tmp_path, "en", quarantine=put_aside)), put_aside
+
+
+def test_gqa_comes_back_whole(tmp_path):
+    (sample,), put_aside = gqa(tmp_path, GQA)
+    assert sample.images == (str(tmp_path / "2354786.jpg"),) and not put_aside.rows
+    assert sample.turns == (Turn("Is the sky dark?", "yes"),)
+    assert (sample.question_type, sample.task, sample.source) == ("verifyAttr", "vqa", "gqa")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"question": " "}, "question: empty or not text"),
+        ({"answer": 3}, "answer: empty or not text"),
+        ({"imageId": "../x"}, "imageId: leaves the image folder"),
+        ({"imageId": 5}, "imageId: empty or not text"),
+        (None, "question: missing"),
+    ],
+)
+def test_a_bad_row_of_gqa_is_put_aside(tmp_path, change, reason):
+    row = {"imageId": "1"} if change is None else GQA["02930152"] | change
+    read, put_aside = gqa(tmp_path, GQA | {"bad": row})
+    assert len(read) == 1 and put_aside.counts() == {reason: 1}
+    assert gqa(tmp_path, {"bad": []})[1].counts() == {"row: not an object": 1}
+
+
+def test_each_sentence_of_refcoco_becomes_a_sample_with_its_box_as_text(tmp_path):
+    read, put_aside = refcoco(tmp_path, REFS)
+    assert [s.turns for s in read] == [
+        (Turn("left dog", "(250,250),(500,750)"),),
+        (Turn("左边的狗", "(250,250),(500,750)"),),
+    ]
+    assert read[0].boxes == ((50, 25, 50, 50),) and read[0].task == "grounding" and not put_aside.rows
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"ann_id": 8}, "ann_id: no such annotation of this image"),
+        ({"image_id": 4}, "ann_id: no such annotation of this image"),
+        ({"file_name": "/etc/x"}, "file_name: leaves the image folder"),
+        ({"sentences": "dog"}, "sentences: not a list"),
+        ({"sentences": [{"raw": ""}]}, "raw: empty or not text"),
+        ({"sentences": ["dog"]}, "raw: empty or not text"),
+    ],
+)
+def test_a_bad_reference_is_put_aside(tmp_path, change, reason):
+    read, put_aside = refcoco(tmp_path, [*REFS, REFS[0] | change])
+    assert len(read) == 2 and put_aside.counts() == {reason: 1}
+
+
+@pytest.mark.parametrize("box", [[50, 25, 0, 50], [190, 0, 20, 5], "box", [1, 2, 3]])
+def test_a_reference_to_a_box_outside_its_picture_is_put_aside(tmp_path, box):
+    instances = INSTANCES | {"annotations": [INSTANCES["annotations"][0] | {"bbox": box}]}
+    read, put_aside = refcoco(tmp_path, REFS, instances)
+    assert not read and put_aside.counts() == {"bbox: not a box within its image": 1}

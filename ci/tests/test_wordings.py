@@ -8,10 +8,10 @@ from string import Formatter
 import numpy as np
 import pytest
 
-from zvl.data import moji, wordings
+from zvl.data import moji, questions, wordings
 from zvl.data.samples import LANGUAGES
 
-KINDS = wordings.QUESTION_TYPES
+KINDS = sorted({kind for kind, _, _ in wordings.QUESTIONS})
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def many():
 def asked(many):
     rng = np.random.default_rng(0)
     return {
-        language: [q for scene in many for q in wordings.questions(scene, language, "train", rng)]
+        language: [q for scene in many for q in questions.questions(scene, language, "train", rng)]
         for language in LANGUAGES
     }
 
@@ -48,15 +48,19 @@ def test_no_sentence_of_the_test_split_is_ever_asked_in_training(many, asked):
     for language in LANGUAGES:
         train = {q.question for q in asked[language]}
         scenes = moji.scenes(150, "test", seed=11, min_pieces=2)
-        test = {q.question for s in scenes for q in wordings.questions(s, language, "test", rng)}
+        test = {q.question for s in scenes for q in questions.questions(s, language, "test", rng)}
         assert test and not train & test
 
 
 @pytest.mark.parametrize(("kind", "language"), product(KINDS, LANGUAGES))
 def test_all_wordings_of_a_question_need_the_same_things(kind, language):
-    wanted = {"existence": {"a"}, "category": {"group"}, "left_right": {"the_a", "the_b"}}.get(kind, set())
+    wanted = fields(wordings.QUESTIONS[kind, "en", "train"][0])
     for split in ("train", "test"):
         assert all(fields(wording) == wanted for wording in wordings.QUESTIONS[kind, language, split])
+
+
+def test_every_kind_of_question_has_wordings():
+    assert set(questions.RICH_TYPES) - {"false_premise"} | set(questions.FOLLOW_UPS) <= set(KINDS)
 
 
 def test_all_captions_name_the_things_and_five_differ():
@@ -72,7 +76,7 @@ def test_sentences_are_whole_and_in_their_language(many, split):
         for language in LANGUAGES:
             said = [wordings.caption(scene, language, split, k, rng) for k in range(5)]
             said += [wordings.description(scene, language), *wordings.phrases(scene, language)]
-            for question in wordings.questions(scene, language, split, rng):
+            for question in questions.questions(scene, language, split, rng):
                 said += [question.question, question.answer]
             for text in said:
                 assert text == text.strip() and not re.search(r"[{}]|  ", text), text
@@ -136,7 +140,7 @@ def test_no_answer_is_a_good_guess(asked, language, kind, most):
 def test_every_scene_is_asked_whether_how_many_and_what_colour(many):
     rng = np.random.default_rng(4)
     for scene in many[:80]:
-        kinds = [q.kind for q in wordings.questions(scene, "en", "train", rng)]
+        kinds = [q.kind for q in questions.questions(scene, "en", "train", rng)]
         assert {"existence", "count", "background"} <= set(kinds) and len(kinds) == len(set(kinds))
         assert len(scene.pieces) > 1 or not {"left_right", "leftmost"} & set(kinds)
 
@@ -147,13 +151,13 @@ def test_both_languages_give_the_same_answer_to_what_the_scene_alone_decides(man
     english |= dict(zip(wordings.NUMBERS["zh"], wordings.NUMBERS["en"], strict=True))
     rng, kinds = np.random.default_rng(6), ("count", "background", "leftmost")
     for scene in many[:80]:
-        en, zh = (wordings.questions(scene, language, "train", rng, kinds) for language in LANGUAGES)
+        en, zh = (questions.questions(scene, language, "train", rng, kinds) for language in LANGUAGES)
         assert [(q.kind, q.answer) for q in en] == [(q.kind, english[q.answer]) for q in zh]
 
 
 def test_an_unknown_question_type_is_named(many):
     with pytest.raises(ValueError, match=r"'colour' is not one of existence, count"):
-        wordings.questions(many[0], "en", "train", np.random.default_rng(0), ("colour",))
+        questions.questions(many[0], "en", "train", np.random.default_rng(0), ("colour",))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

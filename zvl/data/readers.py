@@ -6,6 +6,7 @@ cannot be used at all raises `DataError`, which names the file and what is wrong
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zvl.data.boxes import box_text
 from zvl.data.samples import Pair, Sample, Turn
 
 _BOX = ("x", "y", "width", "height")
@@ -138,6 +140,93 @@ def read_vqav2(
             quarantine.add(annotations, number, "question_id", "has no question")
 
 
+def read_gqa(
+    path: Path,
+    images: Path,
+    language: str,
+    source: str = "gqa",
+    image_name: str = "{}.jpg",
+    quarantine: Quarantine | None = None,
+) -> Iterator[Sample]:
+    """GQA: `{qid: {question, imageId, answer, types{structural, semantic, detailed}}}`; the type is the detailed one.
+
+    images: the folder of the pictures; image_name: how they are called there by image id. Raises DataError for a file
+    that is not such a JSON file.
+    """
+    quarantine = Quarantine() if quarantine is None else quarantine
+    for number, row in _load(path, dict).items():
+        if not isinstance(row, dict):
+            quarantine.add(path, number, "row", "not an object")
+        elif missing := [name for name in ("question", "imageId", "answer") if name not in row]:
+            quarantine.add(path, number, missing[0], "missing")
+        elif wrong := [name for name in ("question", "answer") if not _is_text(row[name])]:
+            quarantine.add(path, number, wrong[0], "empty or not text")
+        elif not _is_text(row["imageId"]):
+            quarantine.add(path, number, "imageId", "empty or not text")
+        elif (image := _inside(images, image_name.format(row["imageId"]))) is None:
+            quarantine.add(path, number, "imageId", "leaves the image folder")
+        else:
+            types = row.get("types")
+            yield Sample(
+                f"{source}-{language}-{number}",
+                (image,),
+                (Turn(row["question"].strip(), row["answer"].strip()),),
+                task="vqa",
+                question_type=str(types.get("detailed", "")) if isinstance(types, dict) else "",
+                language=language,
+                source=source,
+            )
+
+
+def read_refcoco(
+    refs: Path,
+    instances: Path,
+    images: Path,
+    language: str,
+    source: str = "refcoco",
+    quarantine: Quarantine | None = None,
+) -> Iterator[Sample]:
+    """RefCOCO's references as JSON, `[{ref_id, ann_id, image_id, file_name, sentences[{raw}]}]`, with COCO's instances.
+
+    One sample for each sentence: its instruction is the bare expression, its response the box as text
+    (`zvl.data.boxes`), `boxes` the same in pixels. The published files are pickles, which are never loaded here.
+    Raises DataError for a file that is not such a JSON file.
+    """
+    quarantine = Quarantine() if quarantine is None else quarantine
+    data = _load(instances, dict)
+    sizes = _by_id(data, "images", instances, "id", ("width", "height"), quarantine)
+    found = _by_id(data, "annotations", instances, "id", ("image_id", "bbox"), quarantine)
+    fields = ("ref_id", "ann_id", "image_id", "file_name", "sentences")
+    for row in _rows({"refs": _load(refs, list)}, "refs", refs, fields, quarantine):
+        number, annotation = row["ref_id"], found.get(row["ann_id"])
+        if annotation is None or annotation["image_id"] != row["image_id"]:
+            quarantine.add(refs, number, "ann_id", "no such annotation of this image")
+        elif row["image_id"] not in sizes:
+            quarantine.add(refs, number, "image_id", "no such image")
+        elif (text := _written(annotation["bbox"], sizes[row["image_id"]])) is None:
+            quarantine.add(refs, number, "bbox", "not a box within its image")
+        elif (image := _inside(images, row["file_name"])) is None:
+            quarantine.add(refs, number, "file_name", "leaves the image folder")
+        elif not isinstance(row["sentences"], list):
+            quarantine.add(refs, number, "sentences", "not a list")
+        else:
+            for k, sentence in enumerate(row["sentences"]):
+                raw = sentence.get("raw") if isinstance(sentence, dict) else None
+                if not _is_text(raw):
+                    quarantine.add(refs, f"{number}.{k}", "raw", "empty or not text")
+                    continue
+                yield Sample(
+                    f"{source}-{language}-{number}-{k}",
+                    (image,),
+                    (Turn(raw.strip(), text),),
+                    task="grounding",
+                    question_type="ground",
+                    language=language,
+                    boxes=(tuple(annotation["bbox"]),),
+                    source=source,
+                )
+
+
 def read_llava(
     path: Path, images: Path, language: str, source: str = "llava", quarantine: Quarantine | None = None
 ) -> Iterator[Sample]:
@@ -184,6 +273,14 @@ def _llava_fault(row) -> tuple[str, str] | None:
         if turn.get("from") != ("human", "gpt")[index % 2]:
             return f"conversations[{index}].from", "turns must go human, gpt, human, gpt"
     return None
+
+
+def _written(box, size: dict) -> str | None:
+    """COCO's box as text, None where it is no box within the picture."""
+    try:
+        return box_text(tuple(box), size["width"], size["height"])
+    except (TypeError, ValueError):
+        return None
 
 
 def _answers(given) -> tuple[str, ...] | None:
@@ -244,6 +341,11 @@ def _by_id(
 
 def _inside(folder: Path, name: object) -> str | None:
     """The path of a file below `folder`, None where the name leaves it: data must not choose paths."""
-    if not _is_text(name) or "\0" in name or os.path.isabs(name) or ".." in name.split("/"):
+    return _below(os.fspath(folder), name) if _is_text(name) else None
+
+
+@functools.lru_cache(maxsize=1 << 16)  # many rows share a picture
+def _below(folder: str, name: str) -> str | None:
+    if "\0" in name or os.path.isabs(name) or ".." in name.split("/"):
         return None
     return os.path.join(folder, os.path.normpath(name))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 LANGUAGES = ("en", "zh")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """One image with one caption (paper Table 1). `image` is a path.
 
@@ -22,7 +22,7 @@ class Pair:
     box: tuple[float, float, float, float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One instruction and its response; a dialogue has several."""
 
@@ -30,7 +30,7 @@ class Turn:
     response: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One instruction-tuning or evaluation row (paper Tables 2 and 3).
 

@@ -8,6 +8,11 @@ One folder a world:
     regions_{en,zh}_{train,test}.json            Visual Genome: a phrase for each box
     questions_*.json, annotations_*.json         VQAv2
     llava_{en,zh}_{train,test}.json              LLaVA conversations: several turns, some with two pictures
+A rich world has also
+    images/{style,concept}/000012.png            another artist; things that training never shows
+    ..._{composition,style,concept}.json         questions in training wordings (_test: in wordings of their own)
+    gqa_*.json                                   GQA: attributes, comparisons, above and below
+    refs_*.json                                  RefCOCO's references, as JSON: expressions for the boxes of instances_*
     world.json                                   how it was made; written last: where it stands, all is whole
 """
 
@@ -20,21 +25,38 @@ from pathlib import Path
 
 import numpy as np
 
-from zvl.data import moji, wordings
+from zvl.data import moji, questions, wordings
 from zvl.data.samples import LANGUAGES
 
 SPLITS = ("train", "test")
+QUESTION_SPLITS = {  # split of questions in a rich world -> its pictures, and the split of its wordings
+    "train": ("train", "train"),
+    "composition": ("test", "train"),
+    "paraphrase": ("test", "test"),
+    "style": ("style", "train"),
+    "concept": ("concept", "train"),
+}
+VQA_TYPES = (*questions.QUESTION_TYPES, "read", "refer", "false_premise")
+GQA_TYPES = ("above_below", "size", "frame", "bigger", "more")
 
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """How large a world is. `dialogue_share` of the scenes start a LLaVA conversation in each language."""
+    """How large a world is. `dialogue_share` of the scenes start a LLaVA conversation in each language.
+
+    rich: frames, signs to read, concepts kept out of training pictures, and everything that is asked about them; the
+    tutorial's backbones do not know these yet. extra_scenes: how many a rich world has in its style and concept splits.
+    """
 
     train_scenes: int = 8000
     test_scenes: int = 1600
     seed: int = 0
     art_sets: tuple[str, ...] = moji.ART_SETS
     dialogue_share: float = 0.5
+    rich: bool = False
+    extra_scenes: int = 600
+    framed: float = 0.4
+    signs: float = 0.3
 
 
 def write_world(folder: Path, config: WorldConfig, progress=lambda items, label: items) -> Path:
@@ -47,108 +69,179 @@ def write_world(folder: Path, config: WorldConfig, progress=lambda items, label:
     if (folder / "world.json").is_file() and json.loads((folder / "world.json").read_text("utf8")) == wanted:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    for split in SPLITS:
-        count = config.train_scenes if split == "train" else config.test_scenes
-        fewest = 1 if split == "train" else 2  # one piece makes no pair that training could lack
-        scenes = moji.scenes(count, split, config.seed, fewest, art_sets=config.art_sets)
-        _write_split(folder, split, scenes, config, progress)
+    for pictures, scenes in draw_scenes(config).items():
+        _write_split(folder, pictures, scenes, config, progress)
     _dump(folder / "world.json", wanted)
     return folder
 
 
-def _write_split(folder: Path, split: str, scenes: list[moji.Scene], config: WorldConfig, progress) -> None:
-    images = folder / "images" / split
+def draw_scenes(config: WorldConfig) -> dict[str, list[moji.Scene]]:
+    """The scenes of each folder of pictures: train and test, in a rich world also style and concept."""
+    rich = {"framed": config.framed, "signs": config.signs, "hold_out_concepts": True} if config.rich else {}
+    seed, art = config.seed, config.art_sets
+    found = {
+        "train": moji.scenes(config.train_scenes, "train", seed, art_sets=art, **rich),
+        # one piece makes no pair that training could lack
+        "test": moji.scenes(config.test_scenes, "test", seed, 2, art_sets=art, **rich),
+    }
+    if config.rich:
+        found["style"] = [moji.in_style(scene, "noto") for scene in found["test"][: config.extra_scenes]]
+        found["concept"] = moji.scenes(
+            config.extra_scenes, "concept", seed, 2, art_sets=art, framed=config.framed
+        )
+    return found
+
+
+def _write_split(
+    folder: Path, pictures: str, scenes: list[moji.Scene], config: WorldConfig, progress
+) -> None:
+    images = folder / "images" / pictures
     images.mkdir(parents=True)
-    rng = np.random.default_rng([config.seed, SPLITS.index(split), 5])
     records = [{"id": i, "file_name": f"{i:06d}.png", "height": moji.SCENE_SIZE, "width": moji.SCENE_SIZE}
                for i in range(len(scenes))]  # fmt: skip
     boxes = []
-    for record, scene in progress(list(zip(records, scenes, strict=True)), f"{split} scenes"):
+    for record, scene in progress(list(zip(records, scenes, strict=True)), f"{pictures} scenes"):
         moji.render(scene).save(images / record["file_name"], compress_level=1)
         boxes += [
-            {"id": len(boxes) + k, "image_id": record["id"], "category_id": piece.concept,
-             "bbox": [piece.x, piece.y, piece.side, piece.side], "area": piece.side**2, "iscrowd": 0}
+            {"id": len(boxes) + k, "image_id": record["id"], "category_id": piece.thing.id,
+             "bbox": list(piece.box), "area": piece.side**2, "iscrowd": 0}
             for k, piece in enumerate(scene.pieces)
         ]  # fmt: skip
+    table = [*moji.concepts(), moji.SIGN] if config.rich else moji.concepts()
     categories = [{"id": c.id, "name": c.names["en"], "name_zh": c.names["zh"], "supercategory": c.group}
-                  for c in moji.concepts()]  # fmt: skip
+                  for c in table]  # fmt: skip
     instances = {"images": records, "annotations": boxes, "categories": categories}
-    _dump(folder / f"instances_{split}.json", instances)
+    _dump(folder / f"instances_{pictures}.json", instances)
+
+    rng = np.random.default_rng([config.seed, ("train", "test", "style", "concept").index(pictures), 5])
+    words = "train" if pictures == "train" else "test"
+    asked = {split: w for split, (p, w) in QUESTION_SPLITS.items() if p == pictures} if config.rich else {}
     for language in LANGUAGES:
-        _write_captions(folder, split, language, records, scenes, rng)
-        _write_regions(folder, split, language, scenes)
-        _write_questions(folder, split, language, scenes, rng)
-        _write_dialogues(folder, split, language, scenes, config.dialogue_share, rng)
+        _write_captions(folder, pictures, words, language, records, scenes, rng)
+        _write_regions(folder, pictures, language, scenes, config.rich)
+        for split, wording in (asked or {pictures: words}).items():
+            kinds = VQA_TYPES if config.rich else questions.QUESTION_TYPES
+            _write_questions(folder, split, wording, language, scenes, rng, kinds)
+            if config.rich:
+                _write_gqa(folder, split, wording, language, scenes, rng)
+                _write_references(folder, split, language, records, boxes, scenes)
+            _write_dialogues(folder, split, wording, language, scenes, config, rng)
 
 
-def _write_captions(folder, split, language, records, scenes, rng) -> None:
+def _write_captions(folder, pictures, words, language, records, scenes, rng) -> None:
     rows, swapped = [], []
     for record, scene in zip(records, scenes, strict=True):
-        for wording in range(len(wordings.CAPTIONS[language, split])):
-            text = wordings.caption(scene, language, split, wording, rng)
+        for wording in range(len(wordings.CAPTIONS[language, words])):
+            text = wordings.caption(scene, language, words, wording, rng)
             rows.append({"id": len(rows), "image_id": record["id"], "caption": text})
-        if split == "test":
+        if pictures == "test":
             present = [piece.concept for piece in scene.pieces]
             out = int(rng.choice(present))
             other = int(rng.choice([c.id for c in moji.concepts() if c.id not in present]))
-            text = wordings.caption(scene, language, split, int(rng.integers(5)), rng, replace={out: other})
+            text = wordings.caption(scene, language, words, int(rng.integers(5)), rng, replace={out: other})
             swapped.append({"id": len(swapped), "image_id": record["id"], "caption": text})
-    _dump(folder / f"captions_{language}_{split}.json", {"images": records, "annotations": rows})
+    _dump(folder / f"captions_{language}_{pictures}.json", {"images": records, "annotations": rows})
     if swapped:
         wrong = {"images": records, "annotations": swapped}
-        _dump(folder / f"captions_swapped_{language}_{split}.json", wrong)
+        _dump(folder / f"captions_swapped_{language}_{pictures}.json", wrong)
 
 
-def _write_regions(folder, split, language, scenes) -> None:
+def _write_regions(folder, pictures, language, scenes, rich) -> None:
     rows, number = [], 0
     for image_id, scene in enumerate(scenes):
         regions = []
         for piece in scene.pieces:
-            phrase = wordings.piece_phrase(piece, language)
-            box = {"x": piece.x, "y": piece.y, "width": piece.side, "height": piece.side}
+            phrase = wordings.piece_phrase(piece, language, rich)
+            box = dict(zip(("x", "y", "width", "height"), piece.box, strict=True))
             regions.append({"region_id": number, "image_id": image_id, "phrase": phrase} | box)
             number += 1
         rows.append({"id": image_id, "regions": regions})
-    _dump(folder / f"regions_{language}_{split}.json", rows)
+    _dump(folder / f"regions_{language}_{pictures}.json", rows)
 
 
-def _write_questions(folder, split, language, scenes, rng) -> None:
-    questions, annotations = [], []
+def _write_questions(folder, split, wording, language, scenes, rng, kinds) -> None:
+    rows, annotations = [], []
     for image_id, scene in enumerate(scenes):
-        for asked in wordings.questions(scene, language, split, rng):
-            number = len(questions)
-            questions.append({"question_id": number, "image_id": image_id, "question": asked.question})
+        for asked in questions.questions(scene, language, wording, rng, kinds):
+            number = len(rows)
+            rows.append({"question_id": number, "image_id": image_id, "question": asked.question})
             given = {"answer": asked.answer, "answer_confidence": "yes"}
             answers = [{**given, "answer_id": k + 1} for k in range(10)]
             annotations.append({
                 "question_id": number, "image_id": image_id, "question_type": asked.kind,
                 "answer_type": "other", "multiple_choice_answer": asked.answer, "answers": answers,
             })  # fmt: skip
-    _dump(folder / f"questions_{language}_{split}.json", {"questions": questions})
+    _dump(folder / f"questions_{language}_{split}.json", {"questions": rows})
     _dump(folder / f"annotations_{language}_{split}.json", {"annotations": annotations})
 
 
-def _write_dialogues(folder, split, language, scenes, share, rng) -> None:
+def _write_gqa(folder, split, wording, language, scenes, rng) -> None:
+    rows = {}
+    for image_id, scene in enumerate(scenes):
+        for asked in questions.questions(scene, language, wording, rng, GQA_TYPES):
+            structural = "compare" if asked.kind in ("bigger", "more") else "query"
+            semantic = "rel" if asked.kind == "above_below" else "attr"
+            rows[f"{len(rows):08d}"] = {
+                "question": asked.question, "imageId": f"{image_id:06d}", "answer": asked.answer,
+                "fullAnswer": asked.answer, "isBalanced": True, "semantic": [],
+                "types": {"structural": structural, "semantic": semantic, "detailed": asked.kind},
+            }  # fmt: skip
+    _dump(folder / f"gqa_{language}_{split}.json", rows)
+
+
+def _write_references(folder, split, language, records, boxes, scenes) -> None:
+    """RefCOCO's rows, one for each thing that has others beside it."""
+    refs, number = [], 0
+    at = iter(boxes)
+    for record, scene in zip(records, scenes, strict=True):
+        for piece in scene.pieces:
+            box = next(at)
+            if len(scene.pieces) < 2:
+                continue
+            sentences = []
+            for text in questions.expressions(scene, piece, language):
+                sentences.append({"raw": text, "sent": text, "tokens": text.split(), "sent_id": number})
+                number += 1
+            refs.append({
+                "ref_id": len(refs), "ann_id": box["id"], "image_id": record["id"], "category_id": box["category_id"],
+                "split": split, "file_name": record["file_name"], "sentences": sentences,
+                "sent_ids": [sentence["sent_id"] for sentence in sentences],
+            })  # fmt: skip
+    _dump(folder / f"refs_{language}_{split}.json", refs)
+
+
+def _write_dialogues(folder, split, wording, language, scenes, config, rng) -> None:
     rows = []
-    for image_id in range(int(len(scenes) * share)):
-        asked = wordings.questions(scenes[image_id], language, split, rng)
-        asked = [asked[i] for i in rng.permutation(len(asked))[:3]]
-        asked.append(wordings.describe(scenes[image_id], language, split, rng))
-        images = [f"{image_id:06d}.png"]
-        if image_id % 8 == 7:  # a second picture enters in a later turn, as in the paper's Figure 7
-            other = int(rng.integers(len(scenes)))
-            images.append(f"{other:06d}.png")
-            later = wordings.questions(scenes[other], language, split, rng)
-            asked.append(later[int(rng.integers(len(later)))])
+    for image_id in range(int(len(scenes) * config.dialogue_share)):
+        if config.rich:
+            images, turns = questions.dialogue(scenes, image_id, image_id % 8, language, wording, rng)
+        else:
+            images, turns = _dialogue(scenes, image_id, language, wording, rng)
         conversation = []
-        for turn, question in enumerate(asked):
-            marker = "<image>\n" if turn == 0 or (turn == 4 and len(images) == 2) else ""
-            conversation += [{"from": "human", "value": marker + question.question},
-                             {"from": "gpt", "value": question.answer}]  # fmt: skip
-        image = images[0] if len(images) == 1 else images
+        for marker, asked in turns:
+            conversation += [{"from": "human", "value": "<image>\n" * marker + asked.question},
+                             {"from": "gpt", "value": asked.answer}]  # fmt: skip
+        files = [f"{number:06d}.png" for number in images]
+        image = files[0] if len(files) == 1 else files
         name = f"{language}-{split}-{image_id:06d}"
         rows.append({"id": name, "image": image, "conversations": conversation})
     _dump(folder / f"llava_{language}_{split}.json", rows)
+
+
+def _dialogue(scenes, image_id, language, wording, rng):
+    """Three questions and a caption; in every eighth a second picture enters, as in the paper's Figure 7.
+
+    Returns the numbers of its pictures, and its turns: (whether a picture enters, question).
+    """
+    asked = questions.questions(scenes[image_id], language, wording, rng)
+    asked = [asked[i] for i in rng.permutation(len(asked))[:3]]
+    asked.append(questions.describe(scenes[image_id], language, wording, rng))
+    images = [image_id]
+    if image_id % 8 == 7:
+        images.append(int(rng.integers(len(scenes))))
+        later = questions.questions(scenes[images[1]], language, wording, rng)
+        asked.append(later[int(rng.integers(len(later)))])
+    return images, [(turn == 0 or (turn == 4 and len(images) == 2), q) for turn, q in enumerate(asked)]
 
 
 def _dump(path: Path, value) -> None:

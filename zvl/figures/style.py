@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from unicodedata import east_asian_width
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+
+from zvl.data.drawing import chinese_font
 
 BLUE, ORANGE, GREEN, RED, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#C44E00", "#6B7076", "#202124"
 PALETTE = (
@@ -31,13 +31,9 @@ CLOSING = "，。！？、；：）」』》”’"  # never at the start of a l
 def use_cjk_font() -> str:
     """Let matplotlib draw Chinese with Noto Sans SC from the zhplot wheel; returns the font's name.
 
-    Found by path, because importing zhplot changes matplotlib's settings by itself. Raises
-    ModuleNotFoundError where zhplot is missing.
+    Raises ModuleNotFoundError where zhplot is missing.
     """
-    spec = find_spec("zhplot")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("zhplot is not installed; it holds the Chinese font of the figures")
-    path = Path(spec.origin).parent / "fonts" / "NotoSansSC-Regular.ttf"
+    path = chinese_font()
     font_manager.fontManager.addfont(path)
     name = font_manager.FontProperties(fname=path).get_name()
     # Noto Sans SC lacks some signs, such as check marks; those glyphs come from DejaVu, one by one.

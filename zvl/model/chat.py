@@ -184,26 +184,33 @@ def answer(
     qformer_tokenizer=None,
     batch_size: int = 64,
     max_new_tokens: int = 32,
+    histories: Sequence[Sequence] | None = None,
+    image_turns: Sequence[Sequence[int]] | None = None,
     **generation,
 ) -> list[str]:
-    """Answers to many questions, each the first turn of its own dialogue; greedy by default.
+    """Answers to many questions, each the next turn of its own dialogue; greedy by default.
 
     images: pixels (N, 3, H, W), or the vision model's features (N, patches, width), or None for text alone.
     images_of: for each question the rows of `images` that it is about, none or several; by default row i for
         question i.
+    histories: for each question the turns before it, (question, answer) pairs; none by default.
+    image_turns: for each question the turn in which each of its images enters, from 0; by default all in turn 0.
     generation: whatever generate() of transformers takes.
     """
     if images_of is None:
         images_of = [()] * len(questions) if images is None else [(row,) for row in range(len(images))]
     if len(images_of) != len(questions):
         raise ValueError(f"answer: {len(questions)} questions, but images for {len(images_of)}")
+    histories = [()] * len(questions) if histories is None else histories
+    if len(histories) != len(questions):
+        raise ValueError(f"answer: {len(questions)} questions, but histories for {len(histories)}")
     _check_instructions(model, qformer_tokenizer)
     examples = encode_all(
-        [[(question, None)] for question in questions],
+        [[*map(_pair, past), (question, None)] for past, question in zip(histories, questions, strict=True)],
         tokenizer,
         [len(rows) for rows in images_of],
         model.config.num_query_tokens,
-        image_turns=[[0] * len(rows) for rows in images_of],
+        image_turns=[[0] * len(rows) for rows in images_of] if image_turns is None else image_turns,
         qformer_tokenizer=qformer_tokenizer if model.config.instruction_aware else None,
         image_token_id=model.config.image_token_id,
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zvl.data import moji, wordings
+from zvl.data import moji, questions, wordings
 from zvl.data.pixels import to_pixels
 from zvl.data.samples import LANGUAGES
 from zvl.model.backbones import WIDTH, BilingualClip, new_llm, train_tokenizer
@@ -44,7 +44,7 @@ def make_tokenizer(seed: int = 0, scenes: int = 4000):
             texts.append(wordings.description(scene, language))
             texts += [
                 f"{q.question} {q.answer}\n{q.answer}"
-                for q in wordings.questions(scene, language, "train", rng)
+                for q in questions.questions(scene, language, "train", rng)
             ]
             texts.append(wordings.caption(scene, language, "train", int(rng.integers(5)), rng))
     for concept in moji.concepts():

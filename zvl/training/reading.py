@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zvl.data import moji, wordings
+from zvl.data import moji, questions, wordings
 from zvl.data.samples import LANGUAGES
 from zvl.model.backbones import SPECIAL_TOKENS
 from zvl.model.chat import BOT, HUMAN, IGNORED, IMAGE, spaced
@@ -26,7 +26,7 @@ from zvl.training.starts import patch_shares
 NUM_SLOTS = 16  # as many as the nano model has queries
 MAX_FACTS, MAX_WORDS = 2 + moji.MAX_PIECES, 16
 TOLD_WEIGHT = 0.1  # of the descriptions' own tokens in the loss: there are many, and answers are what matters
-KINDS = (*wordings.QUESTION_TYPES, "where")
+KINDS = (*questions.QUESTION_TYPES, "where")
 IMAGE_ID = SPECIAL_TOKENS.index(IMAGE)
 
 
@@ -105,7 +105,7 @@ WHERE = {
 NOWHERE = {"en": "nowhere", "zh": "哪里都没有"}
 
 
-def where_question(scene: moji.Scene, language: str, rng: np.random.Generator) -> wordings.Question:
+def where_question(scene: moji.Scene, language: str, rng: np.random.Generator) -> questions.Question:
     """Where one thing is; in three of ten questions it is not there."""
     piece = scene.pieces[rng.integers(len(scene.pieces))]
     concept, answer = moji.concepts()[piece.concept], wordings.PLACES[language][piece.place]
@@ -115,7 +115,7 @@ def where_question(scene: moji.Scene, language: str, rng: np.random.Generator) -
         concept, answer = absent[rng.integers(len(absent))], NOWHERE[language]
     template = WHERE[language][rng.integers(len(WHERE[language]))]
     question = template.format(it=wordings.definite(concept, language))
-    return wordings.Question("where", language, question, answer)
+    return questions.Question("where", language, question, answer)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Asked:
     """One row of text: what stands before the first question, the turns, and, for soft rows, the facts in slots."""
 
     prefix: list[int]  # ids after `<s><human>:`; placeholders for soft slots
-    turns: list[wordings.Question]
+    turns: list[questions.Question]
     slots: tuple[Tensor, Tensor, Tensor] | None = None  # words, word weights, mixing: see `soft_slots`
 
 
@@ -209,13 +209,13 @@ def reading_batch(
         scene = pool[rng.integers(len(pool))]
         language, told = (LANGUAGES[i] for i in rng.integers(2, size=2))
         told = language if rng.random() < 0.8 * ease else told
-        asked = wordings.questions(scene, language, "train", rng, [k for k in kinds if k != "where"])
+        asked = questions.questions(scene, language, "train", rng, [k for k in kinds if k != "where"])
         asked += [where_question(scene, language, rng) for kind in kinds if kind == "where"]
         asked = [asked[i] for i in rng.permutation(len(asked))[:turns]]
         if not asked or (
             kinds == KINDS and rng.random() < (0.8 if ease else 0.25)
         ):  # captions name everything: most of what is learned first
-            asked.insert(int(rng.integers(len(asked) + 1)), wordings.describe(scene, language, "train", rng))
+            asked.insert(int(rng.integers(len(asked) + 1)), questions.describe(scene, language, "train", rng))
         if is_soft[number]:
             rows.append(
                 Asked(
@@ -363,7 +363,7 @@ def reading_quality(model, tokenizer, scenes: int = 600, seed: int = 1) -> dict[
             rng = np.random.default_rng(seed)
             rows = []
             for scene in pool:
-                for turn in wordings.questions(scene, language, "test", rng):
+                for turn in questions.questions(scene, language, "test", rng):
                     if form == "soft":
                         rows.append(Asked([IMAGE_ID] * NUM_SLOTS, [turn], soft_slots(scene, ids, rng)))
                     else:
