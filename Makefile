@@ -1,7 +1,7 @@
 # The two commands of the README are `make tutorial` and `make test`; the rest are small helpers.
 PYTHON ?= python3
-# Where torch comes from, for machines that want another build than their index offers, for example
-# TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" on Linux without a GPU.
+# Where torch comes from, for machines that want another build than pip would take, such as Linux without a GPU:
+# TORCH_ARGS="--index-url ..." with the address that pytorch.org gives.
 TORCH_ARGS ?=
 
 SHELL := /bin/bash
@@ -20,7 +20,7 @@ tutorial: $(STAMP)
 # torch first: a range that admits another torch would pull gigabytes of CUDA packages.
 # The stamp makes a second run install nothing; touching the pins renews it.
 $(STAMP): pyproject.toml ci/constraints.txt
-	@echo "Creating .venv and installing the pins (2.3 GB, some minutes) ..."
+	@echo "Creating .venv and installing the pins (2 to 6 GB, some minutes) ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(TORCH_ARGS) $(TORCH)
 	$(BIN)/python -m pip install --quiet -c ci/constraints.txt -e .[dev]
