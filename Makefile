@@ -12,7 +12,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with ci/nbval.cfg --nb
 STRIP := nbstripout --keep-output --keep-count --keep-id \
 	--extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version"
 
-.PHONY: tutorial test check lint lab notebooks clean
+.PHONY: tutorial test check lint lab notebooks seeds clean
 
 tutorial: $(STAMP)
 	$(BIN)/zvl run
@@ -52,6 +52,10 @@ notebooks: $(STAMP)
 	for f in runs/clean/nano/notebooks/*.ipynb; do \
 		cp "$$f" "$$(find notebooks -name "$$(basename "$$f")" -not -path '*checkpoints*')"; done
 	$(BIN)/$(STRIP) $$(find notebooks -name '*.ipynb' -not -path '*checkpoints*')
+
+# The schedule for five seeds, an hour and a half on two cores: how much of a figure is luck.
+seeds: $(STAMP)
+	$(BIN)/zvl seeds
 
 clean:
 	rm -rf runs

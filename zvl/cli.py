@@ -41,6 +41,27 @@ def run(
 
 
 @app.command()
+def seeds(
+    seeds: Annotated[list[int] | None, typer.Argument(help="five by default: 0 to 4")] = None,
+    preset: Annotated[str, typer.Option(help="nano or full")] = "nano",
+    only: Annotated[list[str] | None, typer.Option(help="notebooks by name or number, such as 03")] = None,
+    run_dir: Annotated[str, typer.Option(help="where results go")] = "runs/seeds",
+    keep_stages: Annotated[bool, typer.Option(help="keep what was trained")] = False,
+) -> None:
+    """Run the schedule once a seed and write how far the figures spread."""
+    from zvl import run as runner
+    from zvl import seeds as several
+
+    found = several.run_seeds(
+        seeds or range(5),
+        lambda seed, folder: runner.run(preset, only or (), {"seed": seed}, folder),
+        run_dir,
+        keep_stages,
+    )
+    print(f"\n{results.markdown_table(several.table(found))}\n\n{results.run_folder(run_dir) / 'spread.md'}")
+
+
+@app.command()
 def report(
     run_dir: Annotated[str, typer.Argument(help="a run folder")] = "runs/nano",
     as_json: Annotated[bool, typer.Option("--json", help="one flat JSON object on standard output")] = False,
