@@ -23,6 +23,10 @@ ATTRIBUTION = (
 )
 
 
+# The largest value of a figure that is no fraction, by the last part of its name: CIDEr's is 10, whatever papers print.
+LARGEST = {"caption_cider": 10.0}
+
+
 class UsageError(ValueError):
     """A parameter, preset or path that does not exist or does not fit; the message says which are allowed."""
 
@@ -100,15 +104,18 @@ def record(
     """Write what a notebook measured to <run_dir>/<notebook>/results.json, replacing what stood there.
 
     metrics: fractions from 0 to 1 by name, such as "pretraining/en/tr1_100"; the last part of a name becomes
-    a column of the report, the first a table. Losses, counts and all that is no fraction go into `context`.
+    a column of the report, the first a table. Losses, counts and all that is no fraction go into `context`; CIDEr, up
+    to 10, is the one exception.
     intervals: (low, high) of the 95% interval by the name of its metric.
     context: what it takes to measure again: preset=, seed=, config= and whatever else JSON holds.
     Raises ValueError that names the metric when it is no fraction, or has an interval but no value.
     """
     fractions = {name: float(value) for name, value in metrics.items()}
     for name, value in fractions.items():
-        if not (math.isfinite(value) and 0 <= value <= 1):
-            raise ValueError(f"{notebook}: metric '{name}' is {value}, not a fraction from 0 to 1")
+        largest = LARGEST.get(name.split("/")[-1], 1)
+        if not (math.isfinite(value) and 0 <= value <= largest):
+            what = "a fraction from 0 to 1" if largest == 1 else f"a number from 0 to {largest:g}"
+            raise ValueError(f"{notebook}: metric '{name}' is {value}, not {what}")
     bounds = {name: [float(low), float(high)] for name, (low, high) in (intervals or {}).items()}
     if stray := sorted(set(bounds) - set(fractions)):
         raise ValueError(f"{notebook}: intervals without a metric: {', '.join(stray)}")
