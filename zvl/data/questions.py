@@ -275,26 +275,26 @@ def _category(scene, language, rng):
 
 
 def _left_right(scene, language, rng):
-    pairs = [(p, q) for p in scene.pieces for q in scene.pieces if _apart(p, q, "place", "centre")]
+    return _order(scene, language, rng, "left_right", "place", "centre", SIDES)
+
+
+def _above_below(scene, language, rng):
+    return _order(scene, language, rng, "above_below", "height", "middle", LEVELS)
+
+
+def _order(scene, language, rng, kind, bin_, centre, words):
+    """On which side of another thing one is, along one axis: the first of the words where its centre is smaller."""
+    pairs = [(p, q) for p in scene.pieces for q in scene.pieces if _apart(p, q, bin_, centre)]
     if not pairs:
         return None
     p, q = _draw(rng, pairs)
     fields = {"the_a": definite(p.thing, language), "the_b": definite(q.thing, language)}
-    return "left_right", fields, SIDES[language][0 if p.centre < q.centre else 1]
+    return kind, fields, words[language][0 if getattr(p, centre) < getattr(q, centre) else 1]
 
 
 def _leftmost(scene, language, rng):
     first = _outermost(scene, "centre", 1)
     return None if first is None else ("leftmost", {}, first.thing.names[language])
-
-
-def _above_below(scene, language, rng):
-    pairs = [(p, q) for p in scene.pieces for q in scene.pieces if _apart(p, q, "height", "middle")]
-    if not pairs:
-        return None
-    p, q = _draw(rng, pairs)
-    fields = {"the_a": definite(p.thing, language), "the_b": definite(q.thing, language)}
-    return "above_below", fields, LEVELS[language][0 if p.middle < q.middle else 1]
 
 
 def _size(scene, language, rng):
