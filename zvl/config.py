@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from zvl.data.plan import FactoryConfig
 from zvl.data.world import WorldConfig
 
 
@@ -61,6 +62,7 @@ class TuningConfig:
     source: str = (
         "vqa"  # "vqa": short questions and captions (Table 2); "dialogue": conversations too (Table 3)
     )
+    bmmic_share: float = 1 / 8  # of the conversations: rows of the data factory (300,000 in Table 3)
     freeze_qformer: bool = False
     lora_rank: int = 8
 
@@ -69,6 +71,7 @@ class TuningConfig:
 class Preset:
     name: str
     world: WorldConfig
+    factory: FactoryConfig
     num_queries: int
     projection_dim: int
     pretraining: PretrainingConfig
@@ -112,6 +115,7 @@ def nano(seed: int = 0) -> Preset:
     return Preset(
         name="nano",
         world=WorldConfig(train_scenes=8000, test_scenes=1600, seed=seed),
+        factory=FactoryConfig(seed=seed),
         num_queries=16,
         projection_dim=128,
         pretraining=PretrainingConfig(loop(150, 1e-3), batch_size=96, uniform_share=0.6),
@@ -143,6 +147,7 @@ def full(seed: int = 0) -> Preset:
     return Preset(
         name="full",
         world=WorldConfig(),
+        factory=FactoryConfig(seed=seed),
         num_queries=64,
         projection_dim=256,
         pretraining=PretrainingConfig(loop(90000, accumulation=16), batch_size=128, uniform_share=0.0),

@@ -70,6 +70,7 @@ def test_the_vit_reads_pictures_alike_whatever_else_is_in_the_batch():
     torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_shipped_backbones_are_trained():
     """Far better than chance: the ViT names boxes, the LLaMA answers from text (its card has the full score)."""
     tokenizer, model = backbones.load_tokenizer(), backbones.load_clip()

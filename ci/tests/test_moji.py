@@ -207,6 +207,7 @@ def test_another_style_changes_the_art_and_nothing_else(rich):
         assert moji.render(other).tobytes() != moji.render(scene).tobytes()
 
 
+@pytest.mark.slow
 def test_all_of_moji_can_be_drawn_by_parameter():
     table = moji.concepts(everything=True)
     assert len(table) > 1000 and table[: len(moji.concepts())] == moji.concepts()

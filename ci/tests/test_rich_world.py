@@ -334,6 +334,7 @@ def test_the_style_split_asks_about_the_same_scenes(world):
     assert [row["bbox"] for row in first[: len(second)]] == [row["bbox"] for row in second]
 
 
+@pytest.mark.slow
 def test_yes_and_no_are_even_for_every_thing():
     """A thing is asked for as often where it is as where it is not, so its name alone tells nothing."""
     scenes = moji.scenes(4000, "train", 1, framed=0.4, signs=0.3, hold_out_concepts=True)
@@ -352,6 +353,7 @@ def test_yes_and_no_are_even_for_every_thing():
             assert yes == 0
 
 
+@pytest.mark.slow
 def test_answers_of_two_words_are_even_and_frames_come_in_all_colours():
     scenes = moji.scenes(1500, "train", 2, framed=0.4, signs=0.3, hold_out_concepts=True)
     rng, counts = np.random.default_rng(0), defaultdict(Counter)

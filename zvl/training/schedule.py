@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +23,14 @@ from tqdm import tqdm
 import zvl.data
 import zvl.model
 from zvl.config import Preset, TuningConfig
+from zvl.data import factory, plan
 from zvl.data.pixels import read_image, to_pixels
 from zvl.data.readers import read_coco_captions, read_llava, read_visual_genome_regions, read_vqav2
 from zvl.data.samples import LANGUAGES, Pair, Sample
+from zvl.data.server_teacher import ServerTeacher
+from zvl.data.symbolic_teacher import SymbolicTeacher
+from zvl.data.symbols import read_symbols
+from zvl.data.teacher import Teacher
 from zvl.data.wordings import DESCRIBE
 from zvl.data.world import write_world
 from zvl.model import backbones, chat
@@ -52,6 +57,7 @@ class Data:
     swapped: tuple[Pair, ...]
     questions: tuple[Sample, ...]
     dialogues: tuple[Sample, ...]
+    bmmic: tuple[Sample, ...]
     images: tuple[str, ...]
     features: Tensor
 
@@ -69,6 +75,36 @@ def world(preset: Preset, run: Path) -> Path:
         )
         / "moji"
     )
+
+
+def teacher(config: plan.FactoryConfig) -> Teacher:
+    """The symbolic teacher, unless the configuration names a server."""
+    if config.teacher_url:
+        return ServerTeacher(config.teacher_model, config.teacher_url)
+    return SymbolicTeacher(config.seed, config.mistakes)
+
+
+def bmmic(preset: Preset, run: Path, split: str = "train") -> Path:
+    """The folder of what the data factory makes of the pictures of a split."""
+    config, source = preset.factory, world(preset, run)
+
+    def build(path: Path) -> None:
+        images = source / "images" / split
+        symbols = [
+            told
+            for language in LANGUAGES
+            for told in read_symbols(
+                source / f"captions_{language}_{split}.json",
+                source / f"instances_{split}.json",
+                images,
+                language,
+            )
+        ]
+        factory.run(path, plan.plan(symbols, config), teacher(config), config, _bar)
+
+    inputs = {"world": source / "world.json", "config": config, "split": split,
+              "code": stages.code_version(zvl.data)}  # fmt: skip
+    return stages.cached(f"bmmic-{split}", inputs, run / "stages", build)
 
 
 @functools.lru_cache(maxsize=2)  # a notebook and the stages that it calls share one copy
@@ -91,10 +127,18 @@ def read(preset: Preset, run: Path, split: str) -> Data:
             language, image_name="{:06d}.png",
         )  # fmt: skip
         dialogues += read_llava(folder / f"llava_{language}_{split}.json", images, language)
+    kept = factory.samples(factory.load(bmmic(preset, run))[0], images) if split == "train" else []
     paths = tuple(sorted({pair.image for pair in pairs}))
     features = load_file(str(_features(preset, run, split, paths) / "features.safetensors"))["features"]
     return Data(
-        tuple(pairs), tuple(regions), tuple(swapped), tuple(questions), tuple(dialogues), paths, features
+        tuple(pairs),
+        tuple(regions),
+        tuple(swapped),
+        tuple(questions),
+        tuple(dialogues),
+        tuple(kept),
+        paths,
+        features,
     )
 
 
@@ -266,7 +310,9 @@ def tuning_batches(
         dialogues, images = [], []
         for number in range(config.batch_size):
             if config.source == "dialogue" and number % 3 == 0 and data.dialogues:
-                sample = data.dialogues[rng.integers(len(data.dialogues))]
+                own = bool(data.bmmic) and rng.random() < config.bmmic_share
+                source = data.bmmic if own else data.dialogues
+                sample = source[rng.integers(len(source))]
                 turns = [(t.instruction, t.response) for t in sample.turns]
                 dialogues.append(turns if kind == "base" else turns[: int(rng.integers(1, len(turns) + 1))])
                 shown = sum(q.count(chat.IMAGE) for q, _ in dialogues[-1]) or len(sample.images)
@@ -296,6 +342,33 @@ def tuning_batches(
         return batch
 
     return batches
+
+
+@torch.no_grad()
+def answer_loss(
+    model: ZiyaVisualForConditionalGeneration,
+    kind: str,
+    samples: Sequence[Sample],
+    preset: Preset,
+    batch_size: int = 32,
+) -> float:
+    """The mean loss of a Base or Chat on the words of the samples' answers."""
+    tokenizer, total, words = backbones.load_tokenizer(), 0.0, 0
+    for start in _bar(range(0, len(samples), batch_size), "answers"):
+        part = samples[start : start + batch_size]
+        encoded = chat.encode_all(
+            [[(t.instruction, t.response) for t in sample.turns] for sample in part],
+            tokenizer,
+            [len(sample.images) for sample in part],
+            preset.num_queries,
+            qformer_tokenizer=tokenizer if kind == "chat" else None,
+        )
+        batch = chat.collate(encoded, tokenizer.pad_token_id, multiple=8)
+        pictures = [read_image(image) for sample in part for image in sample.images]
+        batch["pixel_values"], batch["image_index"] = to_pixels(pictures), torch.arange(len(pictures))
+        number = int((batch["labels"] != chat.IGNORED).sum())
+        total, words = total + float(model(**batch).loss) * number, words + number
+    return total / words
 
 
 def _tuning_loss(model, batch, step):

@@ -130,11 +130,12 @@ def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
 
 
 def code_version(*modules: ModuleType) -> str:
-    """Hash of the modules' Python source; for a package, of every file in it."""
+    """Hash of the modules' source; for a package, of every file of code or sentences in it."""
     digest = hashlib.sha256()
     for module in modules:
         if hasattr(module, "__path__"):
-            files = sorted(file for folder in module.__path__ for file in Path(folder).rglob("*.py"))
+            found = (file for folder in module.__path__ for file in Path(folder).rglob("*"))
+            files = sorted(file for file in found if file.suffix in (".py", ".yaml", ".txt"))
         else:
             files = [Path(module.__file__)]
         for file in files:
