@@ -62,7 +62,7 @@ class TuningConfig:
     source: str = (
         "vqa"  # "vqa": short questions and captions (Table 2); "dialogue": conversations too (Table 3)
     )
-    bmmic_share: float = 1 / 8  # of the conversations: rows of the data factory (300,000 in Table 3)
+    bmmic_share: float = 1 / 40  # of the conversations: rows of the data factory; notebook 05 says why so few
     freeze_qformer: bool = False
     lora_rank: int = 8
 

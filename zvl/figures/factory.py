@@ -74,7 +74,7 @@ def dataset_statistics(found: Mapping[str, Counter], rejected: Counter) -> Figur
     found: from `zvl.data.statistics.statistics`. rejected: from `zvl.data.factory.rejections`.
     """
     use_cjk_font()
-    figure, axes = plt.subplots(2, 4, figsize=(12.5, 6), layout="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(11.5, 5.6), layout="constrained")
     kinds = [kind for kind in KINDS if any(key[0] == kind for key in found["kind"])]
     for number, language in enumerate(("en", "zh")):
         values = [found["kind"][kind, language] for kind in kinds]
