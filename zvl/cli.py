@@ -70,7 +70,9 @@ def report(
     if as_json:
         print(json.dumps(results.load_all(run_dir), indent=1, ensure_ascii=False))
     else:
-        results.report(run_dir)
+        from zvl import tables  # pydantic, for the cards
+
+        tables.report(run_dir)
         _show(run_dir)
 
 

@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -196,10 +196,11 @@ def markdown_table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def report(run_dir: str | Path) -> tuple[Path, Path]:
+def report(run_dir: str | Path, more: Iterable[tuple] = ()) -> tuple[Path, Path]:
     """Write report.md and report.html into the run folder; returns their paths.
 
-    The HTML file needs no other file: figures are embedded. All text from results is escaped in both.
+    more: blocks to stand after the figures: ("h2" or "p", text) and ("table", rows of text, the header first).
+    The HTML file needs no other file: figures are embedded. All text is escaped in both.
     Raises UsageError if the folder does not exist or holds no result.
     """
     folder, records, costs = run_folder(run_dir), read_all(run_dir), read_all(run_dir, "run.json")
@@ -211,7 +212,8 @@ def report(run_dir: str | Path) -> tuple[Path, Path]:
         ("h1", f"zvl: results at the {preset} preset"),
         (
             "p",
-            f"Every figure below is a {preset} result, measured by this run; none is a result of the paper.",
+            f"Every figure is a {preset} result, measured by this run, and none a result of the paper, "
+            "but for those that stand as the paper's own under a heading that says so.",
         ),
         ("p", "Fractions from 0 to 1; brackets hold 95% intervals."),
     ]
@@ -225,7 +227,7 @@ def report(run_dir: str | Path) -> tuple[Path, Path]:
         if pictures := sorted((folder / notebook).glob("*.png")):
             blocks.append(("h2", f"Figures of {notebook} ({preset})"))
             blocks += [("figure", path) for path in pictures]
-    blocks += [("p", ATTRIBUTION), ("h2", "What was run")]
+    blocks += [("p", ATTRIBUTION), *more, ("h2", "What was run")]
     rows = [["notebook", "seed", "parameters given", "git commit"]]
     for notebook in sorted(set(records) | set(costs)):
         result, cost = records.get(notebook, {}), costs.get(notebook, {})

@@ -21,7 +21,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from zvl import results
+from zvl import results, tables
 from zvl.config import PRESETS
 from zvl.results import UsageError
 
@@ -365,5 +365,5 @@ def run(
         }
         results.write_json(place / "run.json", finished[path.stem])
         progress.done(seconds)
-    results.report(folder)
+    tables.report(folder)
     return results.load_all(folder)

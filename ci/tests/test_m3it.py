@@ -122,6 +122,10 @@ def test_a_picture_that_would_fill_the_memory_is_put_aside(tmp_path):
 def test_a_bad_file_is_named(tmp_path):
     with pytest.raises(DataError, match="missing"):
         list(read_m3it(tmp_path / "missing.jsonl", tmp_path / "p", "en"))
-    (tmp_path / "latin.jsonl").write_bytes('{"é": 1}'.encode("latin1"))
-    with pytest.raises(DataError, match="not UTF-8"):
-        list(read_m3it(tmp_path / "latin.jsonl", tmp_path / "p", "en"))
+
+
+def test_a_line_that_is_not_utf8_is_put_aside_and_its_neighbours_stay(tmp_path):
+    path, quarantine = written(tmp_path, row(), row()), Quarantine()
+    path.write_bytes('{"é": 1}\n'.encode("latin1") + path.read_bytes())
+    assert len(list(read_m3it(path, tmp_path / "p", "en", quarantine=quarantine))) == 2
+    assert quarantine.rows == [("m3it.jsonl", "1", "row", "not UTF-8")]

@@ -456,8 +456,8 @@ def test_each_sentence_of_refcoco_becomes_a_sample_with_its_box_as_text(tmp_path
     [
         ({"ann_id": 8}, "ann_id: no such annotation of this image"),
         ({"image_id": 4}, "ann_id: no such annotation of this image"),
-        ({"file_name": "/etc/x"}, "file_name: leaves the image folder"),
-        ({"sentences": "dog"}, "sentences: not a list"),
+        ({"sentences": "dog"}, "sentences: not a list, or an empty one"),
+        ({"sentences": []}, "sentences: not a list, or an empty one"),
         ({"sentences": [{"raw": ""}]}, "raw: empty or not text"),
         ({"sentences": ["dog"]}, "raw: empty or not text"),
     ],
@@ -465,6 +465,11 @@ def test_each_sentence_of_refcoco_becomes_a_sample_with_its_box_as_text(tmp_path
 def test_a_bad_reference_is_put_aside(tmp_path, change, reason):
     read, put_aside = refcoco(tmp_path, [*REFS, REFS[0] | change])
     assert len(read) == 2 and put_aside.counts() == {reason: 1}
+
+
+def test_a_reference_to_a_picture_elsewhere_is_put_aside(tmp_path):
+    read, put_aside = refcoco(tmp_path, REFS, changed(INSTANCES, "images", 0, "file_name", to="/etc/x"))
+    assert not read and put_aside.counts() == {"file_name: leaves the image folder": 1}
 
 
 @pytest.mark.parametrize("box", [[50, 25, 0, 50], [190, 0, 20, 5], "box", [1, 2, 3]])

@@ -83,6 +83,14 @@ def test_the_report_shows_values_intervals_figures_and_the_preset(run_dir):
     assert base64.b64encode(PNG).decode() in page.read_text()
 
 
+def test_further_blocks_stand_in_both_reports_and_are_escaped(run_dir):
+    more = [("h2", "The paper's data"), ("table", [["Dataset", "Remaining %"], ["<b>CC12M|", "85 %"]])]
+    for path in results.report(run_dir, more):
+        text = path.read_text()
+        assert "data" in text and "85 %" in text and "Remaining %" in text and "<b>CC12M" not in text
+        assert text.index("Remaining %") < text.index("What was run")
+
+
 def test_no_markup_from_results_reaches_the_report(run_dir):
     evil = "<script>alert(1)</script>|"
     results.record(run_dir, "08_cases", {f"cases/{evil}/b": 0.5}, preset=evil, seed=evil)

@@ -22,6 +22,18 @@ def box_text(box: Box, width: float, height: float) -> str:
     return f"({left},{top}),({right},{bottom})"
 
 
+def corners_text(corners: tuple[float, float, float, float]) -> str:
+    """(left, top, right, bottom) as shares of the picture's sides, 0 to 1, as text.
+
+    Raises ValueError for a box without area or one that leaves the picture.
+    """
+    left, top, right, bottom = corners
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(f"box {corners} does not lie within the sides, 0 to 1")
+    left, top, right, bottom = (min(int(1000 * v), 999) for v in corners)
+    return f"({left},{top}),({right},{bottom})"
+
+
 def boxes_in(text: str, width: float, height: float) -> list[Box]:
     """The boxes written in a text, in pixels of a picture of width and height; what has no area is left out."""
     found = []

@@ -6,14 +6,13 @@ import base64
 import binascii
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
-from zvl.data.readers import DataError, Quarantine
+from zvl.data.rows import Quarantine, json_lines
 from zvl.data.samples import Sample, Turn
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
@@ -53,26 +52,13 @@ def read_m3it(
 def m3it_rows(path: Path, quarantine: Quarantine) -> Iterator[tuple[int, dict]]:
     """(number of the line, row) of the rows whose fields are of the right kind; empty lines are passed over.
 
-    Raises DataError for a file that cannot be read or is not UTF-8.
+    Raises DataError for a file that cannot be read.
     """
-    try:
-        with open(path, encoding="utf8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    quarantine.add(path, number, "row", "not JSON")
-                    continue
-                if fault := _fault(row):
-                    quarantine.add(path, number, *fault)
-                else:
-                    yield number, row
-    except OSError as err:
-        raise DataError(f"{path}: cannot be read ({err.strerror})") from err
-    except UnicodeDecodeError as err:
-        raise DataError(f"{path}: not UTF-8 ({err})") from err
+    for number, row in json_lines(path, quarantine):
+        if fault := _fault(row):
+            quarantine.add(path, number, *fault)
+        else:
+            yield number, row
 
 
 def _fault(row) -> tuple[str, str] | None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zvl.data.boxes import Box, box_text, boxes_in
-from zvl.data.readers import DataError, Quarantine, read_coco_captions
+from zvl.data.captions import read_coco_captions
+from zvl.data.rows import DataError, Quarantine
 
 HEADINGS = {"en": ("Captions:", "Boxes:"), "zh": ("描述：", "物体框：")}
 UNITS = 1000.0  # boxes are told in thousandths of the picture's sides

@@ -13,12 +13,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from zvl.data.conversations import llava_fault
 from zvl.data.m3it import m3it_rows
 from zvl.data.prompting import TRANSLATION, dialogue_text, messages
-from zvl.data.readers import Quarantine, _answers, _by_id, _is_text, _llava_fault, _load
+from zvl.data.rows import Quarantine, by_id, is_text, load_json
 from zvl.data.samples import Turn
 from zvl.data.teacher import Answer, Dialogue, Request
 from zvl.data.translation_checks import CHECKS, unmarked, untranslated
+from zvl.data.vqa import distinct_answers
 
 Ask = Callable[[list[Request]], Sequence[Answer]]  # such as `lambda requests: ask(teacher, requests, ledger)`
 Row = str | int
@@ -100,22 +102,22 @@ def translate_vqav2(
     targets: the files to write, questions and annotations. Raises DataError for files that are not of the format.
     """
     quarantine = Quarantine() if quarantine is None else quarantine
-    asked, told = _load(questions, dict), _load(annotations, dict)
+    asked, told = load_json(questions, dict), load_json(annotations, dict)
     fields = ("multiple_choice_answer", "answers")
-    known = _by_id(told, "annotations", annotations, "question_id", fields, quarantine)
-    rows = _by_id(asked, "questions", questions, "question_id", ("question",), quarantine)
+    known = by_id(told, "annotations", annotations, "question_id", fields, quarantine)
+    rows = by_id(asked, "questions", questions, "question_id", ("question",), quarantine)
     dialogues, answers = {}, {}
     for number, row in rows.items():
         note = known.get(number)
         if note is None:
             quarantine.add(questions, number, "question_id", "has no annotation")
-        elif not _is_text(row["question"]):
+        elif not is_text(row["question"]):
             quarantine.add(questions, number, "question", "empty or not text")
-        elif not _is_text(note["multiple_choice_answer"]) or _answers(note["answers"]) is None:
+        elif not is_text(note["multiple_choice_answer"]) or distinct_answers(note["answers"]) is None:
             quarantine.add(annotations, number, "answers", "empty or not a list of answers")
         else:
             answers[number] = tuple(
-                dict.fromkeys((note["multiple_choice_answer"], *_answers(note["answers"])))
+                dict.fromkeys((note["multiple_choice_answer"], *distinct_answers(note["answers"])))
             )
             dialogues[number] = tuple(Turn(row["question"], answer) for answer in answers[number])
     done = translated(dialogues, ask, questions, quarantine)
@@ -124,7 +126,7 @@ def translate_vqav2(
         chinese = dict(zip(answers[number], (turn.response for turn in turns), strict=True))
         note = known[number]
         listed = [
-            a | {"answer": chinese[a["answer"]]} if _is_text(a.get("answer")) else a for a in note["answers"]
+            a | {"answer": chinese[a["answer"]]} if is_text(a.get("answer")) else a for a in note["answers"]
         ]
         asked_zh.append(rows[number] | {"question": turns[0].instruction})
         chosen = chinese[note["multiple_choice_answer"]]
@@ -140,22 +142,20 @@ def translate_gqa(source: Path, target: Path, ask: Ask, quarantine: Quarantine |
     Raises DataError for a file that is not of the format.
     """
     quarantine = Quarantine() if quarantine is None else quarantine
-    rows, dialogues = _load(source, dict), {}
+    rows, dialogues = load_json(source, dict), {}
     for number, row in rows.items():
         wrong = [
-            name
-            for name in ("question", "answer")
-            if not isinstance(row, dict) or not _is_text(row.get(name))
+            name for name in ("question", "answer") if not isinstance(row, dict) or not is_text(row.get(name))
         ]
         if wrong:
             quarantine.add(source, number, wrong[0], "empty or not text")
         else:
-            answers = dict.fromkeys(text for text in (row["answer"], row.get("fullAnswer")) if _is_text(text))
+            answers = dict.fromkeys(text for text in (row["answer"], row.get("fullAnswer")) if is_text(text))
             dialogues[number] = tuple(Turn(row["question"], text) for text in answers)
     done, result = translated(dialogues, ask, source, quarantine), {}
     for number, turns in done.items():
         result[number] = rows[number] | {"question": turns[0].instruction, "answer": turns[0].response}
-        if _is_text(rows[number].get("fullAnswer")):
+        if is_text(rows[number].get("fullAnswer")):
             result[number]["fullAnswer"] = turns[-1].response
     _write(target, [json.dumps(result, ensure_ascii=False)])
     return len(done)
@@ -167,9 +167,9 @@ def translate_llava(source: Path, target: Path, ask: Ask, quarantine: Quarantine
     Raises DataError for a file that is not of the format.
     """
     quarantine = Quarantine() if quarantine is None else quarantine
-    rows, dialogues = _load(source, list), {}
+    rows, dialogues = load_json(source, list), {}
     for place, row in enumerate(rows):
-        if fault := _llava_fault(row):
+        if fault := llava_fault(row):
             quarantine.add(source, f"[{place}]", *fault)
         else:
             said = [turn["value"] for turn in row["conversations"]]
