@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from zvl.data.own import OwnData
 from zvl.data.plan import FactoryConfig
 from zvl.data.world import WorldConfig
 
@@ -79,6 +80,11 @@ class Preset:
     chat: tuple[TuningConfig, TuningConfig]
     text_only: TuningConfig
     eval_scenes: int  # test scenes asked about in the evaluation
+    own: OwnData = OwnData()  # noqa: RUF009 - frozen
+
+    def with_own(self, pairs: str, conversations: str, images: str, share: float) -> Preset:
+        """The same preset with one's own data in its trainings; the texts are empty where there is none."""
+        return replace(self, own=OwnData(pairs, conversations, images, share))
 
     def with_steps(self, scale: float) -> Preset:
         """The same preset with every number of steps scaled: a smoke run, or a curve of quality against steps."""

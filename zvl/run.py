@@ -23,11 +23,13 @@ from papermill.exceptions import PapermillExecutionError
 
 from zvl import results, tables
 from zvl.config import PRESETS
+from zvl.data import own
 from zvl.results import UsageError
 
 # Seconds on two busy cores at the nano preset: the time left of a first run. Later runs use their own costs.
 TYPICAL_SECONDS = {
     "01_bilingual_data": 60,
+    "02_clean_pairs": 180,
     "03_qformer_pretraining": 300,
     "04_multitask_tuning": 200,
     "05_scene_aware_tuning": 260,
@@ -35,6 +37,10 @@ TYPICAL_SECONDS = {
     "08_case_studies": 40,
     "nano_backbones": 80,
 }
+
+
+# Parameters that name one's own files; a kernel works in the notebook's folder, so they are made absolute for it.
+OWN_FILES = {"own_pairs": "pairs", "own_conversations": "conversations", "own_images": "images"}
 
 
 class NotebookFailed(RuntimeError):
@@ -114,11 +120,31 @@ def gather_parameters(
     run_dir = papermill.inspect_notebook(str(notebook)).get("run_dir")
     if run_dir and results.run_folder(ast.literal_eval(run_dir["default"])) != folder:
         found["run_dir"] = str(folder)
-    return check_parameters(notebook, found)
+    found = check_parameters(notebook, found)
+    found |= {name: str(Path(found[name]).expanduser().absolute()) for name in OWN_FILES if found.get(name)}
+    own_content(found)
+    return found
+
+
+def own_content(parameters: Mapping) -> str:
+    """A hash of the files and pictures that the parameters name as one's own, "" where they name none.
+
+    Raises UsageError where one is not there or has not a single row.
+    """
+    given = {field: parameters[name] for name, field in OWN_FILES.items() if parameters.get(name)}
+    share = {"share": parameters["own_share"]} if "own_share" in parameters else {}
+    if "images" in given and not Path(given["images"]).is_dir():
+        raise UsageError(f"own_images: no folder {given['images']}")
+    try:
+        data = own.OwnData(**given, **share)
+        return own.content(data) if data else ""
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def fingerprint(notebook: Path, parameters: Mapping, upstream: Mapping[str, str]) -> str:
-    """A hash that changes with a notebook's code and parameters, packages, zvl, and the notebooks before it.
+    """A hash that changes with a notebook's code and parameters, one's own data among them, packages, zvl, and the
+    notebooks before it.
 
     upstream: the fingerprints of the notebooks before it whose outputs stand in the run folder.
     """
@@ -127,6 +153,7 @@ def fingerprint(notebook: Path, parameters: Mapping, upstream: Mapping[str, str]
     parts.append(
         json.dumps([dict(parameters), dict(upstream), results.versions()], sort_keys=True, default=str)
     )
+    parts.append(own_content(parameters))
     digest = hashlib.sha256("\0".join(parts).encode())
     package = Path(__file__).parent
     for path in sorted(package.rglob("*")):

@@ -166,6 +166,7 @@ def test_each_fault_is_found_in_the_held_out_half_of_the_phrases(language):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.slow
 def test_at_most_one_percent_of_clean_dialogues_is_lost(language):
     told = verdicts(language, "held_out")
     lost = [(turns, verdict) for fault, turns, verdict in told if not fault and verdict]

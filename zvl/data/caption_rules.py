@@ -75,6 +75,16 @@ def count(text: str, language: str) -> Caption:
     return Caption(text, language, han, words, said_han, said_words, strange[0] if strange else "")
 
 
+def spoken(text: str) -> str:
+    """The language of a text by its script, "en" or "zh"; quoted words count only where there are no others.
+
+    A Chinese character weighs as much as a Latin word: 一件T恤 is Chinese, "a bowl of 拉面" English.
+    """
+    found = count(text, "")
+    han, words = (found.said_han, found.said_words) if found.said_han + found.said_words else found[2:4]
+    return "zh" if han and han >= words else "en"
+
+
 def wrong_language(caption: Caption, limits: Limits) -> str:
     """The row says one language, the caption is in the other. Languages of one script are not told apart."""
     if caption.language not in LANGUAGES:

@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -152,8 +153,15 @@ def _done(shard: Future | Path) -> Path:
 
 def _compared(paths: Sequence[Path]) -> Batch:
     """The columns that duplicates are found by, of all shards."""
-    tables = [pyarrow.parquet.read_table(path, columns=list(COMPARED)) for path in paths]
-    every = pa.concat_tables(tables).to_pydict() if tables else {name: [] for name in COMPARED}
+    every: Batch = {name: [] for name in COMPARED}
+    empty: list[str] = []  # one for all: of millions of rows most have no fault
+    for path in paths:
+        for name, column in pyarrow.parquet.read_table(path, columns=list(COMPARED)).to_pydict().items():
+            if name in ("faults", "reasons"):
+                column = [value or empty for value in column]
+            elif name in ("source", "language"):
+                column = [sys.intern(value) for value in column]
+            every[name] += column
     if all(v is None for v in every["embedding"]):
         del every["embedding"]
     return every

@@ -8,6 +8,7 @@ unlike A.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,8 +149,9 @@ def pictures_of(batch: Mapping[str, list], language: str | None = None) -> Pictu
     language: of these rows only.
     """
     rows: dict[str, int] = {}
+    looked_at = batch["sha256"]  # None where only captions were judged
     for row, (name, faults) in enumerate(zip(batch["image"], batch["faults"], strict=True)):
-        if not faults and language in (None, batch["language"][row]):
+        if not faults and looked_at[row] is not None and language in (None, batch["language"][row]):
             rows.setdefault(name, row)
     order = sorted(rows.values(), key=lambda row: _preference(batch, row))
     vectors = [batch["embedding"][row] for row in order] if "embedding" in batch else [None]
@@ -221,12 +223,13 @@ def mark_duplicates(
         rows, batch["faults"], batch["reasons"], strict=True
     ):
         fault = None if known else gone[language].get(name)
-        pair = (name, language, caption.casefold(), None if box is None else tuple(box))
         if fault is None and not known:
+            told = repr((name, language, caption.casefold(), None if box is None else tuple(box)))
+            pair = hashlib.blake2b(told.encode("utf8", "surrogatepass"), digest_size=16).digest()
             fault = ("same_pair", caption) if pair in pairs else None
             pairs.add(pair)
-        faults.append([*known, fault[0]] if fault else list(known))
-        reasons.append([*why, f"as {os.path.basename(fault[1])}"] if fault else list(why))
+        faults.append([*known, fault[0]] if fault else known)
+        reasons.append([*why, f"as {os.path.basename(fault[1])}"] if fault else why)
     return batch | {"faults": faults, "reasons": reasons}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 # CLIP's statistics, which BLIP-2's processors use too.
@@ -30,9 +30,17 @@ def to_pixels(images: Sequence[Image.Image], size: int = 96) -> Tensor:
 
 
 def read_image(path: str) -> Image.Image:
-    """Open a picture as RGB. Raises ValueError that names the file when it cannot be decoded."""
+    """Open a picture as RGB, upright. Raises ValueError that names the file when it cannot be decoded."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return (ImageOps.exif_transpose(image) if _is_turned(image) else image).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as err:
         raise ValueError(f"{path}: not a readable picture ({err})") from err
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether a camera noted that it was held on its side. Damaged notes say nothing, and cost no picture."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # struct.error, SyntaxError, ...
+        return False

@@ -12,7 +12,7 @@ BATCH = 4096  # rows in memory at once
 
 
 def csv_rows(
-    path: Path, columns: tuple[str, ...], quarantine: Quarantine
+    path: Path, columns: tuple[str, ...], quarantine: Quarantine, delimiter: str = ","
 ) -> Iterator[tuple[int, int, dict[str, str]]]:
     """(last line, number, cells by column) of each row of a csv file with a header; empty lines are passed over.
 
@@ -20,7 +20,7 @@ def csv_rows(
     put aside under their numbers, "7-90". Raises DataError where one of `columns` is not in the header.
     """
     with readable(path), open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
         except csv.Error as err:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+from zvl.data.caption_rules import spoken
 from zvl.data.rows import Fault, Quarantine, checked, image_of, lines, readable, text_of
 from zvl.data.samples import LANGUAGES, Pair
 from zvl.data.tabular import csv_rows, parquet_rows
@@ -125,22 +126,33 @@ def read_laion(
 
 
 def read_own_pairs(
-    path: Path, images: Path, language: str, source: str = "own", quarantine: Quarantine | None = None
+    path: Path,
+    images: Path,
+    language: str | None,
+    source: str = "own",
+    quarantine: Quarantine | None = None,
+    faulty: Callable[[str], str] = lambda image: "",
 ) -> Iterator[Pair]:
-    """One's own data: a csv file, UTF-8, whose header names `image` (a file below `images`) and `caption`.
+    """One's own data: a csv file, UTF-8, whose header names `image` (a file below `images`) and `caption`; or a .tsv.
 
-    Where there is a column `language`, it says of each row "en" or "zh"; an empty cell means the `language` given.
-    Raises DataError where the header lacks one of the two.
+    Where there is a column `language`, it says of each row "en" or "zh"; an empty cell means the `language` given, and
+    where that is None, the one in whose script the caption is. faulty: of a picture's path, why it cannot be used, ""
+    where it can. Raises DataError where the header lacks one of the two.
     """
     quarantine = Quarantine() if quarantine is None else quarantine
 
     def pair(_, row: dict[str, str]) -> Pair:
-        name, spoken = text_of(row, "image"), row.get("language", "").strip() or language
-        if spoken not in LANGUAGES:
+        name, caption = text_of(row, "image"), text_of(row, "caption")
+        said_in = row.get("language", "").strip() or language or spoken(caption)
+        if said_in not in LANGUAGES:
             raise Fault("language", f"not one of {', '.join(LANGUAGES)}")
-        return Pair(name, image_of(images, name, "image"), text_of(row, "caption"), spoken, source)
+        image = image_of(images, name, "image")
+        if reason := faulty(image):
+            raise Fault("image", reason)
+        return Pair(name, image, caption, said_in, source)
 
-    rows = csv_rows(path, ("image", "caption"), quarantine)
+    delimiter = "\t" if Path(path).suffix.lower() == ".tsv" else ","
+    rows = csv_rows(path, ("image", "caption"), quarantine, delimiter)
     yield from checked(((line, row) for line, _, row in rows), pair, path, quarantine)
 
 

@@ -70,7 +70,7 @@ def kept_and_dropped(rows: Sequence[Mapping], columns: int = 4) -> Figure:
     figure, axes = plt.subplots(
         max(lines, 1),
         columns,
-        figsize=(2.4 * columns, 2.9 * max(lines, 1)),
+        figsize=(2.4 * columns, 3.2 * max(lines, 1)),
         layout="constrained",
         squeeze=False,
     )

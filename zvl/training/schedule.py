@@ -11,22 +11,22 @@ import functools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 import zvl.data
 import zvl.model
 from zvl.config import Preset, TuningConfig
 from zvl.data import factory, plan
+from zvl.data.own import OwnData
 from zvl.data.pixels import read_image, to_pixels
 from zvl.data.readers import read_coco_captions, read_llava, read_visual_genome_regions, read_vqav2
-from zvl.data.samples import LANGUAGES, Pair, Sample
+from zvl.data.samples import LANGUAGES, Sample
 from zvl.data.server_teacher import ServerTeacher
 from zvl.data.symbolic_teacher import SymbolicTeacher
 from zvl.data.symbols import read_symbols
@@ -36,34 +36,10 @@ from zvl.data.world import write_world
 from zvl.model import backbones, chat
 from zvl.model.objectives import QFormerForPretraining
 from zvl.model.visual import ZiyaVisualForConditionalGeneration
-from zvl.training import loop, stages, starts
+from zvl.training import loop, material, own, stages, starts
+from zvl.training.material import Data, bar, vision_features
 
 KINDS = ("base", "chat")
-
-
-def _bar(items, label):
-    return tqdm(items, desc=label, disable=not loop._show_progress(None), leave=False)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What the readers gave for one split, with the frozen ViT's features of its images.
-
-    features: (images, 65, 192) half precision. row: image path -> row of `features`.
-    """
-
-    pairs: tuple[Pair, ...]
-    regions: tuple[Pair, ...]
-    swapped: tuple[Pair, ...]
-    questions: tuple[Sample, ...]
-    dialogues: tuple[Sample, ...]
-    bmmic: tuple[Sample, ...]
-    images: tuple[str, ...]
-    features: Tensor
-
-    @functools.cached_property
-    def row(self) -> dict[str, int]:
-        return {image: number for number, image in enumerate(self.images)}
 
 
 def world(preset: Preset, run: Path) -> Path:
@@ -71,7 +47,7 @@ def world(preset: Preset, run: Path) -> Path:
     inputs = {"world": preset.world, "code": stages.code_version(zvl.data)}
     return (
         stages.cached(
-            "world", inputs, run / "stages", lambda path: write_world(path / "moji", preset.world, _bar)
+            "world", inputs, run / "stages", lambda path: write_world(path / "moji", preset.world, bar)
         )
         / "moji"
     )
@@ -100,16 +76,25 @@ def bmmic(preset: Preset, run: Path, split: str = "train") -> Path:
                 language,
             )
         ]
-        factory.run(path, plan.plan(symbols, config), teacher(config), config, _bar)
+        factory.run(path, plan.plan(symbols, config), teacher(config), config, bar)
 
     inputs = {"world": source / "world.json", "config": config, "split": split,
               "code": stages.code_version(zvl.data)}  # fmt: skip
     return stages.cached(f"bmmic-{split}", inputs, run / "stages", build)
 
 
-@functools.lru_cache(maxsize=2)  # a notebook and the stages that it calls share one copy
 def read(preset: Preset, run: Path, split: str) -> Data:
-    """Read one split back from its raw files, and its ViT features (computed once: the ViT is frozen)."""
+    """Read one split back from its raw files, and its ViT features (computed once: the ViT is frozen).
+
+    A notebook and all stages that it calls share one copy.
+    """
+    # How a preset trains makes no difference to what it reads, and must make no second copy.
+    reads = replace(preset, pretraining=None, base=None, chat=None, text_only=None, own=OwnData())
+    return _read(reads, run, split)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(preset: Preset, run: Path, split: str) -> Data:
     folder = world(preset, run)
     images = folder / "images" / split
     pairs, regions, swapped, questions, dialogues = [], [], [], [], []
@@ -142,6 +127,11 @@ def read(preset: Preset, run: Path, split: str) -> Data:
     )
 
 
+def read_own(preset: Preset, run: Path) -> own.Own | None:
+    """One's own data as the preset names it, None where it names none."""
+    return own.read(preset.own, run / "stages", preset.num_queries) if preset.own else None
+
+
 def _features(preset: Preset, run: Path, split: str, paths: tuple[str, ...]) -> Path:
     def build(path: Path) -> None:
         features = vision_features(paths)
@@ -150,18 +140,6 @@ def _features(preset: Preset, run: Path, split: str, paths: tuple[str, ...]) -> 
     inputs = {"world": world(preset, run) / "world.json", "split": split, "count": len(paths),
               "code": stages.code_version(zvl.data), "vit": backbones.NANO / "clip" / "model.safetensors"}  # fmt: skip
     return stages.cached(f"features-{split}", inputs, run / "stages", build)
-
-
-@torch.no_grad()
-def vision_features(paths: tuple[str, ...], batch_size: int = 128) -> Tensor:
-    """The frozen ViT's output for picture files: (images, 65, 192) in bfloat16's precision, stored as float16."""
-    vit = backbones.load_clip().vision_model
-    features = []
-    for start in _bar(range(0, len(paths), batch_size), "ViT features"):
-        pixels = to_pixels([read_image(path) for path in paths[start : start + batch_size]])
-        with torch.autocast("cpu", torch.bfloat16):
-            features.append(vit(pixels).last_hidden_state.half())
-    return torch.cat(features)
 
 
 # --- pre-training -----------------------------------------------------------------------------------------------------
@@ -199,22 +177,31 @@ def said_of_pictures(data: Data, words: Tensor, images: int) -> Tensor:
     )
 
 
-def pretraining_batches(preset: Preset, data: Data, tokenizer) -> Callable[[int, int], dict]:
-    """Pairs of both languages, half and half; which ones is a pure function of (seed, step, micro)."""
+def pretraining_batches(
+    preset: Preset, data: Data, tokenizer, mine: Data | None = None
+) -> Callable[[int, int], dict]:
+    """Pairs of both languages, half and half; which ones is a pure function of (seed, step, micro).
+
+    mine: one's own data. Its share of a batch is drawn from its pairs as they are, whatever their languages.
+    """
     by_language = {lang: [pair for pair in data.pairs if pair.language == lang] for lang in LANGUAGES}
-    row, size = data.row, preset.pretraining.batch_size
+    row, _, features = own.joined(data, mine)
+    half = preset.pretraining.batch_size // 2  # of the pictures of a batch, in each language
+    mine_of_half = round(preset.own.share * half) if mine is not None and mine.pairs else 0
 
     def batches(step: int, micro: int) -> dict:
         rng = np.random.default_rng([preset.pretraining.loop.seed, step, micro, 1])
         chosen = [
             by_language[lang][i]
             for lang in LANGUAGES
-            for i in rng.integers(len(by_language[lang]), size=size // 2)
+            for i in rng.integers(len(by_language[lang]), size=half - mine_of_half)
         ]
+        if mine_of_half:
+            chosen += [mine.pairs[i] for i in rng.integers(len(mine.pairs), size=2 * mine_of_half)]
         ids, mask = caption_ids(tokenizer, [pair.caption for pair in chosen])
         rows = torch.tensor([row[pair.image] for pair in chosen])
         return {
-            "image_embeds": data.features[rows].float(),
+            "image_embeds": features[rows].float(),
             "input_ids": ids,
             "text_mask": mask,
             "image_ids": rows,
@@ -224,9 +211,12 @@ def pretraining_batches(preset: Preset, data: Data, tokenizer) -> Callable[[int,
 
 
 def caption_ids(tokenizer, captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Captions for the Q-Former's text side: ids and mask (batch, length), [CLS] first and </s> last."""
+    """Captions for the Q-Former's text side: ids and mask (batch, length), [CLS] first and </s> last.
+
+    A caption with more tokens than the Q-Former has positions, 80, is cut and so has no end.
+    """
     rows = chat.text_ids(tokenizer, captions)
-    rows = [[tokenizer.cls_token_id, *ids, tokenizer.eos_token_id] for ids in rows]
+    rows = [[tokenizer.cls_token_id, *ids, tokenizer.eos_token_id][: own.CAPTION_TOKENS] for ids in rows]
     length = -(-max(map(len, rows)) // 8) * 8  # few different shapes keep the memory of a long training small
     ids = torch.tensor([line + [tokenizer.pad_token_id] * (length - len(line)) for line in rows])
     return ids, ids != tokenizer.pad_token_id
@@ -244,11 +234,13 @@ def pretrain(preset: Preset, run: Path) -> tuple[QFormerForPretraining, list[dic
     def build(path: Path) -> None:
         data = read(preset, run, "train")
         model = new_qformer(preset, config.loop.seed)
-        batches = pretraining_batches(preset, data, backbones.load_tokenizer())
+        mine = read_own(preset, run) if preset.own.pairs else None
+        batches = pretraining_batches(preset, data, backbones.load_tokenizer(), mine and mine.train)
         history = loop.train(model, loss, batches, config.loop, path, "Q-Former pre-training")
         _save(model, history, path)
 
     inputs = _inputs(preset, run) | {"config": config, "queries": preset.num_queries}
+    inputs |= own.inputs(preset.own) if preset.own.pairs else {}
     path = stages.cached("pretraining", inputs, run / "stages", build)
     model = new_qformer(preset, config.loop.seed)
     model.load_state_dict(load_file(str(path / "model.safetensors")))
@@ -277,18 +269,29 @@ def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGe
         (path / "explained.json").write_text(json.dumps(explained), encoding="utf8")
 
     inputs = _inputs(preset, run, "llm") | {"earlier": preset.pretraining, "queries": preset.num_queries}
+    inputs |= own.inputs(preset.own) if preset.own.pairs else {}
     path = stages.cached("aligned-projection", inputs, run / "stages", build)
     model.language_projection.load_state_dict(load_file(str(path / "projection.safetensors")))
     return model.eval()
 
 
 def tuning_batches(
-    config: TuningConfig, kind: str, data: Data, tokenizer, num_queries: int, live: bool = False
+    config: TuningConfig,
+    kind: str,
+    data: Data,
+    tokenizer,
+    num_queries: int,
+    live: bool = False,
+    mine: Data | None = None,
+    share: float = 0.0,
 ):
     """Questions, captions and (second stage) conversations on drawn images, as a pure function of (seed, step, micro).
 
     Base reads an image once for any question, so that several questions on one image make one dialogue. Chat reads it
     anew for each instruction, so that each question is a sample of its own; `image_index` shares the ViT's features.
+
+    mine, share: one's own data, and for how many of a batch's pictures it stands: its conversations, and its captions
+    as answers to "describe", half and half where there are both.
     """
     asked: dict[tuple[str, str], list] = defaultdict(list)
     for sample in data.questions:
@@ -296,7 +299,9 @@ def tuning_batches(
     captions: dict[tuple[str, str], list[str]] = defaultdict(list)
     for pair in data.pairs:
         captions[pair.image, pair.language].append(pair.caption)
-    row = data.row
+    row, paths, features = own.joined(data, mine)
+    told_of_mine = [rows for rows in (mine.dialogues, mine.questions) if rows] if mine is not None else []
+    mine_in_batch = round(share * config.batch_size) if told_of_mine else 0
 
     def vqa(rng, image: str, language: str) -> list:
         turns = [(t.instruction, t.response) for t in asked[image, language]]
@@ -309,9 +314,13 @@ def tuning_batches(
         rng = np.random.default_rng([config.loop.seed, step, micro, 2])
         dialogues, images = [], []
         for number in range(config.batch_size):
-            if config.source == "dialogue" and number % 3 == 0 and data.dialogues:
-                own = bool(data.bmmic) and rng.random() < config.bmmic_share
-                source = data.bmmic if own else data.dialogues
+            is_mine = number < mine_in_batch
+            if is_mine or (config.source == "dialogue" and number % 3 == 0 and data.dialogues):
+                if is_mine:
+                    source = told_of_mine[rng.integers(len(told_of_mine))]
+                else:
+                    of_factory = bool(data.bmmic) and rng.random() < config.bmmic_share
+                    source = data.bmmic if of_factory else data.dialogues
                 sample = source[rng.integers(len(source))]
                 turns = [(t.instruction, t.response) for t in sample.turns]
                 dialogues.append(turns if kind == "base" else turns[: int(rng.integers(1, len(turns) + 1))])
@@ -327,7 +336,7 @@ def tuning_batches(
             images = [[] for _ in images]
             dialogues = [[(q.replace(chat.IMAGE, "").strip(), a) for q, a in turns] for turns in dialogues]
         encoded = chat.encode_all(
-            dialogues, tokenizer, [len(rows) for rows in images], num_queries,
+            dialogues, tokenizer, [len(rows) for rows in images], num_queries, own.DIALOGUE_TOKENS,
             qformer_tokenizer=tokenizer if kind == "chat" else None,
         )  # fmt: skip
         batch = chat.collate(encoded, tokenizer.pad_token_id, multiple=8)
@@ -335,9 +344,9 @@ def tuning_batches(
         if flat:
             distinct, index = np.unique(flat, return_inverse=True)
             if live:
-                batch["pixel_values"] = to_pixels([read_image(data.images[i]) for i in distinct])
+                batch["pixel_values"] = to_pixels([read_image(paths[i]) for i in distinct])
             else:
-                batch["image_embeds"] = data.features[torch.from_numpy(distinct)].float()
+                batch["image_embeds"] = features[torch.from_numpy(distinct)].float()
             batch["image_index"] = torch.from_numpy(index)
         return batch
 
@@ -354,13 +363,14 @@ def answer_loss(
 ) -> float:
     """The mean loss of a Base or Chat on the words of the samples' answers."""
     tokenizer, total, words = backbones.load_tokenizer(), 0.0, 0
-    for start in _bar(range(0, len(samples), batch_size), "answers"):
+    for start in bar(range(0, len(samples), batch_size), "answers"):
         part = samples[start : start + batch_size]
         encoded = chat.encode_all(
             [[(t.instruction, t.response) for t in sample.turns] for sample in part],
             tokenizer,
             [len(sample.images) for sample in part],
             preset.num_queries,
+            own.DIALOGUE_TOKENS,
             qformer_tokenizer=tokenizer if kind == "chat" else None,
         )
         batch = chat.collate(encoded, tokenizer.pad_token_id, multiple=8)
@@ -396,7 +406,10 @@ def tune(
             p.requires_grad for p in model.vision_model.parameters()
         )  # LoRA in the ViT: features change
         data = read(preset, run, "train")
-        batches = tuning_batches(config, kind, data, tokenizer, preset.num_queries, live)
+        mine = read_own(preset, run)
+        batches = tuning_batches(
+            config, kind, data, tokenizer, preset.num_queries, live, mine and mine.train, preset.own.share
+        )
         history = loop.train(model, _tuning_loss, batches, config.loop, path, f"{kind} stage {stage}")
         _save(model, history, path)
 
@@ -405,6 +418,7 @@ def tune(
         "stages": [asdict(c) for c in getattr(preset, kind)[:stage]],
     }
     inputs = _inputs(preset, run, "llm") | earlier | {"queries": preset.num_queries, "kind": kind}
+    inputs |= own.inputs(preset.own)
     path = stages.cached(f"{kind}-{stage}", inputs, run / "stages", build)
     model = start()
     model.load_state_dict(load_file(str(path / "model.safetensors")), strict=False)
@@ -426,10 +440,21 @@ def tune_text_only(preset: Preset, run: Path) -> tuple[ZiyaVisualForConditionalG
     def build(path: Path) -> None:
         model = start()
         data = read(preset, run, "train")
-        batches = tuning_batches(config, "text_only", data, tokenizer, preset.num_queries)
+        mine = read_own(preset, run)
+        batches = tuning_batches(
+            config,
+            "text_only",
+            data,
+            tokenizer,
+            preset.num_queries,
+            False,
+            mine and mine.train,
+            preset.own.share,
+        )
         _save(model, loop.train(model, _tuning_loss, batches, config.loop, path, "text-only baseline"), path)
 
     inputs = _inputs(preset, run, "llm") | {"earlier": preset.pretraining, "config": config}
+    inputs |= own.inputs(preset.own)
     path = stages.cached("text-only", inputs, run / "stages", build)
     model = start()
     model.load_state_dict(load_file(str(path / "model.safetensors")), strict=False)
@@ -442,7 +467,7 @@ def _inputs(preset: Preset, run: Path, *parts: str) -> dict:
         "world": world(preset, run) / "world.json",
         "backbones": [backbones.NANO / part / "model.safetensors" for part in ("clip", *parts)],
         "tokenizer": backbones.NANO / "tokenizer" / "tokenizer.json",
-        "code": stages.code_version(zvl.data, zvl.model, loop, stages, starts),
+        "code": stages.code_version(zvl.data, zvl.model, loop, stages, starts, material, own),
         "schedule": Path(__file__),
     }
 
