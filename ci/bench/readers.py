@@ -1,7 +1,8 @@
 """How fast the streaming readers are and how much memory they take: `python ci/bench/readers.py --rows 1000000`.
 
 Each format is written once to a temporary folder and read in a process of its own, once with all rows good and once
-with every tenth row bad. Prints a table and JSON; ends with status 1 where a reader's peak is 1 GB or more.
+with every tenth row bad; "cleaned" is the csv of one's own pairs through a whole cleaning run of captions, with shards,
+kept rows, quarantine and report. Prints a table and JSON; ends with status 1 where a reader's peak is 1 GB or more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 
 LIMIT = 1e9  # bytes of peak memory, of the whole process
-FORMATS = ("wukong", "cc3m", "cc12m", "laion", "own_pairs", "grit")
+FORMATS = ("wukong", "cc3m", "cc12m", "laion", "own_pairs", "grit", "cleaned")
 
 
 def write(name: str, path: Path, rows: int, bad: int) -> None:
@@ -44,7 +45,7 @@ def write(name: str, path: Path, rows: int, bad: int) -> None:
             file.write_table(pa.Table.from_pylist(batch, schema))
         return
     with open(path, "w", encoding="utf8") as file:
-        if name in ("wukong", "own_pairs"):
+        if name in ("wukong", "own_pairs", "cleaned"):
             file.write("url,caption\n" if name == "wukong" else "image,caption\n")
         for n, (url, caption) in enumerate(cells()):
             if name == "grit":
@@ -62,13 +63,20 @@ def write(name: str, path: Path, rows: int, bad: int) -> None:
 
 def measure(name: str, path: Path, log: Path) -> dict:
     """Rows kept and put aside, seconds, and the peak memory of this process in bytes."""
-    from zvl.data import readers
+    from zvl.data import cleaning, readers
+    from zvl.data.clean import clean_text
 
     options = {"quarantine": readers.Quarantine(log=log)}
-    if name == "own_pairs":
+    if name in ("own_pairs", "cleaned"):
         options["language"] = "zh"
     start = time.perf_counter()
-    kept = sum(1 for _ in getattr(readers, f"read_{name}")(path, "pictures", **options))
+    if name == "cleaned":
+        pairs = readers.read_own_pairs(path, "pictures", **options)
+        folder = cleaning.run(log.with_suffix(".cleaned"), pairs, (clean_text,), "bench")
+        report = json.loads((folder / "report.json").read_text("utf8"))
+        kept = report["zh"]["own"]["original"]
+    else:
+        kept = sum(1 for _ in getattr(readers, f"read_{name}")(path, "pictures", **options))
     taken = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"kept": kept, "bad": sum(options["quarantine"].counts().values()), "seconds": taken, "peak": peak}
