@@ -35,7 +35,6 @@ SEED = random.randrange(2**31)
 
 @pytest.fixture(scope="module")
 def nano():
-    torch.set_num_threads(1)
     return nano_clip()
 
 

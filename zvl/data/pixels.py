@@ -33,6 +33,7 @@ def read_image(path: str) -> Image.Image:
     """Open a picture as RGB, upright. Raises ValueError that names the file when it cannot be decoded."""
     try:
         with Image.open(path) as image:
+            image.load()  # first: a search for EXIF behind a PNG's pixels would swallow their damage
             return (ImageOps.exif_transpose(image) if _is_turned(image) else image).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as err:
         raise ValueError(f"{path}: not a readable picture ({err})") from err
