@@ -7,6 +7,7 @@ heavy is imported here: `zvl run` holds no torch beside the kernels that it star
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from zvl.data.own import OwnData
 from zvl.data.plan import FactoryConfig
@@ -29,15 +30,16 @@ class LoopConfig:
     seed: int = 0
     save_every: int = 0  # steps between checkpoints; 0 for none
     log_every: int = 10  # steps averaged into one row of the history
+    eval_every: int = 0  # steps between evaluations on held-out pairs, and after the last step; 0 for none
     min_lr_ratio: float = 0.0  # the cosine ends at this fraction of the peak
     rates: tuple[tuple[str, float], ...] = ()  # (pattern, peak rate): the first found in a parameter's name
 
     def __post_init__(self):
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {self.precision!r}: allowed are 'fp32' and 'bf16'")
-        least_values = {"steps": 1, "accumulation": 1, "log_every": 1, "save_every": 0, "clip": 0}
-        for name, least in least_values.items():
-            if getattr(self, name) < least:
+        at_least_one = ("steps", "accumulation", "log_every")
+        for name in (*at_least_one, "save_every", "eval_every", "clip"):
+            if getattr(self, name) < (least := int(name in at_least_one)):
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("warmup", "min_lr_ratio"):
             if not 0 <= getattr(self, name) <= 1:
@@ -51,6 +53,11 @@ class PretrainingConfig:
     loop: LoopConfig
     batch_size: int
     uniform_share: float  # of the steps, from the first, whose ITM negatives are uniform; then they are hard
+    held_out: int = 100  # pictures in no batch, for the evaluation in training; at most a tenth of all
+    whole_batch_contrast: bool = False  # contrast over a step's micro-batches as one
+    compile: bool = (
+        False  # ViT and Q-Former by torch.compile: minutes at first, which a long run on a GPU earns back
+    )
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,37 @@ class TuningConfig:
 
 
 @dataclass(frozen=True)
+class PartsConfig:
+    """What the model is made of and what it is fed (paper section 3.2); `zvl.model.parts` builds it.
+
+    "nano" is the repository's own everywhere. A folder is one in transformers' format, or the name under which
+    transformers keeps it on this machine; nothing is downloaded.
+    """
+
+    vision: str = "nano"  # or "eva-clip-g" (ViT-g/14), or the folder of any vision model
+    qformer: str = "nano"  # or "bert-base" (768 x 12, cross-attention in every second layer)
+    start: str = "text tower"  # of the Q-Former: nano's own, "nothing", or BERT's or BLIP-2's folder
+    tokenizer: str = "nano"  # the Q-Former's: "nano", or a folder
+    llm: str = "nano"  # or "ziya-llama-13b", or the folder of any causal language model
+    weights: str = "shipped"  # of ViT and LLM: those of their names, "random", or a folder
+    precision: str = "fp32"  # or "bf16": how frozen weights are held
+    live: bool = False  # the frozen ViT sees the training pictures anew in every step
+    data: str = "moji"  # training pairs: the Moji world, or a folder of `zvl shards`
+    workers: int = 0  # processes that read and decode the pictures of shards
+    layers: int = 0  # keep so many layers of ViT and Q-Former, to try a run; 0 for all
+    seed: int = 0  # of the ViT's weights where they are random
+
+    def __post_init__(self):
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"parts.precision {self.precision!r}: allowed are 'fp32' and 'bf16'")
+        if self.qformer not in ("nano", "bert-base"):
+            raise ValueError(f"parts.qformer {self.qformer!r}: allowed are 'nano' and 'bert-base'")
+
+
+@dataclass(frozen=True)
 class Preset:
     name: str
+    parts: PartsConfig
     world: WorldConfig
     factory: FactoryConfig
     num_queries: int
@@ -103,6 +139,67 @@ class Preset:
             text_only=stage(self.text_only),
         )
 
+    def with_run(
+        self,
+        steps: int = 0,
+        batch_size: int = 0,
+        accumulation: int = 0,
+        weights: str = "",
+        data: str = "",
+        start: str = "",
+        tokenizer: str = "",
+        features: str = "",
+    ) -> Preset:
+        """The same preset for one run of pre-training: what is not 0 or empty replaces the preset's own.
+
+        batch_size: pairs in a micro-batch. accumulation: micro-batches a step, over all processes. With `steps` the
+        Moji world is drawn no larger than they can see, with as many test scenes as one pool of a hundred needs.
+        weights, data, start, tokenizer: see PartsConfig. Weights "random" start the Q-Former from nothing too, with the
+        shipped tokenizer, unless these are given: no file is needed.
+        features: "kept", looked at once and read from the disk in every step, or "live", looked at in every step.
+        Raises ValueError for a negative number, and for other features.
+        """
+        for name, number in {"steps": steps, "batch_size": batch_size, "accumulation": accumulation}.items():
+            if number < 0:
+                raise ValueError(f"{name} is {number}; give 1 or more, or 0 for the preset's own")
+        pretraining, world, parts = self.pretraining, self.world, self.parts
+        loop = replace(
+            pretraining.loop,
+            steps=steps or pretraining.loop.steps,
+            accumulation=accumulation or pretraining.loop.accumulation,
+        )
+        pretraining = replace(pretraining, loop=loop, batch_size=batch_size or pretraining.batch_size)
+        if steps:
+            pretraining = replace(pretraining, compile=False)  # a trial ends before it would pay
+            seen = max(SHORT_TRAIN_SCENES, loop.steps * loop.accumulation * pretraining.batch_size)
+            world = replace(
+                world,
+                train_scenes=min(world.train_scenes, seen),
+                test_scenes=min(world.test_scenes, SHORT_TEST_SCENES),
+            )
+        if features not in ("", "live", "kept"):
+            raise ValueError(
+                f"features {features!r}: allowed are 'live' and 'kept', and '' for the preset's own"
+            )
+        if features:
+            parts = replace(parts, live=features == "live")
+        if weights == "random":
+            parts = replace(parts, start="nothing", tokenizer="nano")
+        given = {"weights": weights, "data": data, "start": start, "tokenizer": tokenizer}
+        parts = replace(parts, **{name: absolute(value) for name, value in given.items() if value})
+        return replace(self, pretraining=pretraining, world=world, parts=parts)
+
+
+def absolute(value: str) -> str:
+    """A path that exists as an absolute one, so that a file is the same from any folder; other words as they are."""
+    path = Path(value).expanduser()
+    return str(path.absolute()) if value not in WORDS and path.exists() else value
+
+
+WORDS = ("moji", "nothing", "text tower", "nano", "random", "shipped")  # where PartsConfig takes folders too
+SHORT_TRAIN_SCENES = 32  # the least that all kinds of questions and the notebook's own examples need
+SHORT_TEST_SCENES = 120  # a pool of a hundred without a caption twice
+
 
 def nano(seed: int = 0) -> Preset:
     """Minutes on two CPU cores. Chosen so that each claim shows; nothing here is a number of the paper."""
@@ -120,11 +217,12 @@ def nano(seed: int = 0) -> Preset:
 
     return Preset(
         name="nano",
+        parts=PartsConfig(seed=seed),
         world=WorldConfig(train_scenes=8000, test_scenes=1600, seed=seed),
         factory=FactoryConfig(seed=seed),
         num_queries=16,
         projection_dim=128,
-        pretraining=PretrainingConfig(loop(150, 1e-3), batch_size=96, uniform_share=0.6),
+        pretraining=PretrainingConfig(loop(150, 1e-3, eval_every=20), batch_size=96, uniform_share=0.6),
         base=(
             TuningConfig(loop(60, 2e-3), batch_size=32, turns=6),
             TuningConfig(loop(140, 1e-3), batch_size=24, turns=6, source="dialogue"),
@@ -141,6 +239,7 @@ def nano(seed: int = 0) -> Preset:
 def full(seed: int = 0) -> Preset:
     """The paper's sizes: 64 queries (3.2); AdamW with rate 1e-5, betas 0.9 and 0.9, eps 1e-8, decay 0.05, clipping 2.0;
     90,000 steps of 2,048 pairs (3.3). Schedule and tuning rates are silent there: linear warm-up and cosine are ours.
+    ViT-G/14 is EVA-CLIP-g by the released checkpoints' sizes; the Q-Former's vocabulary is not stated (3.2).
     """
 
     def loop(steps: int, **options) -> LoopConfig:
@@ -152,11 +251,28 @@ def full(seed: int = 0) -> Preset:
     tuning = TuningConfig(loop(20000), batch_size=32)
     return Preset(
         name="full",
+        parts=PartsConfig(
+            vision="eva-clip-g",
+            qformer="bert-base",
+            start="google-bert/bert-base-multilingual-cased",
+            tokenizer="google-bert/bert-base-multilingual-cased",
+            llm="ziya-llama-13b",
+            precision="bf16",
+            live=True,
+            workers=8,
+            seed=seed,
+        ),
         world=WorldConfig(),
         factory=FactoryConfig(seed=seed),
         num_queries=64,
         projection_dim=256,
-        pretraining=PretrainingConfig(loop(90000, accumulation=16), batch_size=128, uniform_share=0.0),
+        pretraining=PretrainingConfig(
+            loop(90000, accumulation=16, eval_every=500),
+            batch_size=128,
+            uniform_share=0.0,
+            whole_batch_contrast=True,
+            compile=True,
+        ),
         base=(tuning, replace(tuning, source="dialogue")),
         chat=(tuning, replace(tuning, source="dialogue")),
         text_only=tuning,

@@ -22,7 +22,7 @@ from papermill.engines import NBClientEngine, NotebookExecutionManager, papermil
 from papermill.exceptions import PapermillExecutionError
 
 from zvl import results, tables
-from zvl.config import PRESETS
+from zvl.config import PRESETS, absolute
 from zvl.data import own
 from zvl.results import UsageError
 
@@ -41,6 +41,7 @@ TYPICAL_SECONDS = {
 
 # Parameters that name one's own files; a kernel works in the notebook's folder, so they are made absolute for it.
 OWN_FILES = {"own_pairs": "pairs", "own_conversations": "conversations", "own_images": "images"}
+PARTS = ("weights", "data", "start", "tokenizer_name")  # words, or folders and files
 
 
 class NotebookFailed(RuntimeError):
@@ -122,6 +123,7 @@ def gather_parameters(
         found["run_dir"] = str(folder)
     found = check_parameters(notebook, found)
     found |= {name: str(Path(found[name]).expanduser().absolute()) for name in OWN_FILES if found.get(name)}
+    found |= {name: absolute(found[name]) for name in PARTS if found.get(name)}
     own_content(found)
     return found
 
@@ -154,12 +156,19 @@ def fingerprint(notebook: Path, parameters: Mapping, upstream: Mapping[str, str]
         json.dumps([dict(parameters), dict(upstream), results.versions()], sort_keys=True, default=str)
     )
     parts.append(own_content(parameters))
+    parts += [_files_below(Path(parameters[name])) for name in PARTS if parameters.get(name)]
     digest = hashlib.sha256("\0".join(parts).encode())
     package = Path(__file__).parent
     for path in sorted(package.rglob("*")):
         if path.is_file() and path.suffix != ".pyc" and path.name not in ("run.py", "cli.py"):
             digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _files_below(path: Path) -> str:
+    """Names, sizes and times of the files that a parameter names; what is in them would take hours to hash."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return "\n".join(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
 
 
 class Progress:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from zvl import results
+from zvl import cli, results
+from zvl import run as runner
 from zvl.cli import main
 
 
@@ -15,6 +16,14 @@ from zvl.cli import main
         (["run", "-p", "seed"], "must be NAME=VALUE"),
         (["run", "--params", "missing.yaml"], "missing.yaml"),
         (["run", "--depth", "3"], "--depth"),
+        (["run", "--gpus", "8"], "--gpus: belongs to a plan; add --plan"),
+        (["run", "--json"], "--json: belongs to a plan"),
+        (["run", "--plan"], "add --only 03"),
+        (["run", "--plan", "--only", "04"], "add --only 03"),
+        (["run", "--plan", "--only", "03", "--gpu", "tpu"], "'tpu': allowed are a100, h100, h200"),
+        (["run", "--plan", "--only", "03", "--steps", "-2"], "steps is -2"),
+        (["run", "--plan", "--only", "03", "-p", "seed=1"], "--parameter: a plan reads"),
+        (["run", "--only", "04", "--steps", "3"], "04_multitask_tuning has no parameter 'steps'"),
         (["report", "runs/missing"], "runs/missing"),
         (["train"], "train"),
         ([], "command"),
@@ -40,6 +49,31 @@ def test_report_prints_tables_and_its_place(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "| en | 0.750" in out and str(tmp_path / "report.html") in out
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_plan_is_a_table_or_one_object_and_runs_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(runner, "run", lambda *_, **__: pytest.fail("ran"))
+    asked = ["run", "--preset", "full", "--only", "03", "--plan", "--gpus", "8", "--gpu", "h100"]
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    assert "985.95 M" in out and "hours on 8 x H100" in out and "| 256 " in out
+    own = ["--weights", "random", "--data", "moji", "--start", "nothing", "--tokenizer", "nano"]
+    assert main([*asked, "--json", "--steps", "20", *own]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["machine"]["gpus"] == 8 and found["run"]["steps"] == 20
+
+
+def test_options_of_03_become_its_parameters(monkeypatch, tmp_path):
+    found = {}
+    monkeypatch.setattr(runner, "run", lambda preset, only, given, *_, **__: found.update(given))
+    monkeypatch.setattr(cli, "_show", lambda *_: None)
+    options = {"steps": 20, "batch_size": 2, "accumulation": 1, "weights": "random", "data": "moji",
+               "start": "nothing", "tokenizer": "nano", "features": "kept"}  # fmt: skip
+    words = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    assert main(["run", "--preset", "full", "--only", "03", *words]) == 0
+    assert {**found, "tokenizer": found["tokenizer_name"]}.items() >= options.items()
+    (notebook,) = runner.select(results.repository() / "notebooks", ["03"])
+    assert runner.check_parameters(notebook, found) == found, "the notebook has them all"
 
 
 def test_help_is_no_error(capsys):

@@ -27,6 +27,22 @@ def test_scaled_presets_change_steps_only():
     assert half.world == nano.world and half.base[0].batch_size == nano.base[0].batch_size
 
 
+def test_a_short_run_changes_what_it_says_and_draws_no_more_than_it_sees():
+    full = config.full()
+    assert full.with_run() == full
+    short = full.with_run(steps=20, batch_size=4, accumulation=2, weights="random", data="some/shards")
+    loop = short.pretraining.loop
+    assert (loop.steps, loop.accumulation, short.pretraining.batch_size) == (20, 2, 4)
+    assert short.world.train_scenes == 160 and 100 <= short.world.test_scenes < full.world.test_scenes
+    assert short.parts.data == "some/shards" and short.base == full.base
+    assert (short.parts.weights, short.parts.start, short.parts.tokenizer) == ("random", "nothing", "nano")
+    assert full.pretraining.compile and not short.pretraining.compile, "a trial ends before compiling pays"
+    assert full.with_run(weights="random", tokenizer="mine").parts.tokenizer == "mine"
+    assert full.with_run(start="bert").parts.start == "bert"
+    with pytest.raises(ValueError, match="accumulation is -1"):
+        full.with_run(accumulation=-1)
+
+
 def test_an_unknown_preset_is_refused_with_the_list():
     with pytest.raises(ValueError, match=r"'big'.*nano, full"):
         config.preset("big")

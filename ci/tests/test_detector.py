@@ -35,6 +35,7 @@ from transformers import (
 from zvl.data import detector, moji
 from zvl.data.boxes import box_text, iou
 from zvl.data.detections import Detection, named, recall_precision, spans_of, tidy
+from zvl.data.limits import DEFAULT
 from zvl.data.readers import Quarantine
 from zvl.data.symbols import Symbols, Thing, can_be_told, parse_symbols, symbols_text
 
@@ -240,7 +241,8 @@ def test_a_picture_that_cannot_be_looked_at_is_put_aside_with_its_reason(folders
     found = run(folders, images, batch=3, quarantine=quarantine)
     aside = {row: reason for _, row, field, reason in quarantine.rows if field == "image"}
     assert list(aside) == bad
-    assert aside["bomb"] == "cannot be opened (DecompressionBombWarning)"
+    assert aside["bomb"] == f"over {DEFAULT.pixels} pixels"
+    assert aside["missing"] == "cannot be opened (FileNotFoundError)"
     assert aside["sliver"] == aside["narrow"] == aside["tiny"] == "too small or too narrow"
     alone = run(folders, {"first": photos["id-0"], "last": photos["id-2"]})
     assert found == alone and found

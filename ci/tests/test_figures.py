@@ -19,6 +19,7 @@ from zvl.figures import Case, Exchange, Stage, diagrams, style
 from zvl.model.objectives import ITM_PRIOR_ENTROPY
 
 RED_SQUARE = Image.new("RGB", (32, 32), "red")
+WATCHED = {"step": 5, "itm": 0.6, "eval/en/tr1": 0.3, "temperature": 0.07, "query_similarity": 0.4}
 PARTS = (("vision_model", 0, 2100), ("query_tokens", 0, 48), ("qformer", 0, 1300), ("itc_heads", 0, 35),
          ("language_projection", 33, 0), ("language_model", 0, 3_400_000))  # fmt: skip
 LORA = (("vision_model", 40, 2100), ("query_tokens", 48, 0), ("qformer", 1300, 0), ("itc_heads", 0, 35),
@@ -50,6 +51,7 @@ def every_figure() -> dict:
         "attention": lambda: figures.attention_overlay(RED_SQUARE, {cjk: np.ones(17) / 17}),
         "gallery": lambda: figures.case_gallery([Case(RED_SQUARE, (exchange,))]),
         "losses": lambda: figures.loss_curves({cjk: [{"step": 1, "itm": 0.6}]}, keys=["itm"]),
+        "watching": lambda: figures.watching([WATCHED]),
         "bars": lambda: figures.bars_with_intervals({"中文": {"基线": interval}}, title=cjk),
         "stages": lambda: figures.stage_diagram([Stage(cjk, LORA, True)]),
         "parameters": lambda: figures.parameter_table([Stage(cjk, PARTS)]),
@@ -234,3 +236,22 @@ def test_parameter_table_counts_and_sums():
 )
 def test_wrap_breaks_chinese_anywhere_but_before_punctuation(text, width, expected):
     assert style.wrap(text, width) == expected
+
+
+def test_watching_shows_each_panel_shades_alarms_and_says_what_was_not_measured():
+    history = [
+        WATCHED | {"step": step, "itm_alarm": float(step == 10), "itm_accuracy": 0.7} for step in (5, 10, 15)
+    ]
+    history[1]["eval/zh/tr1"] = 0.2
+    figure = figures.watching(history, chance=0.25)
+    losses, retrieval, matching, temperature, gradient, similarity = figure.axes
+    drawn = {line.get_label(): list(line.get_xdata()) for line in retrieval.lines}
+    assert drawn["English, TR@1"] == [5, 10, 15] and drawn["Chinese, TR@1"] == [10]
+    assert [y for line in retrieval.lines[-1:] for y in line.get_ydata()] == [0.25, 0.25]
+    assert [line.get_ydata()[0] for line in losses.lines] == [0.6, pytest.approx(ITM_PRIOR_ENTROPY)]
+    (rang,) = matching.patches
+    assert (rang.get_x(), rang.get_width()) == (5, 5), "the alarm rang for the steps up to 10"
+    assert not temperature.patches and similarity.lines[0].get_ydata()[0] == 0.4
+    assert "not measured" in draw(figure) and not gradient.lines
+    with pytest.raises(ValueError, match=r"anything to show; rows have \['step'\]"):
+        figures.watching([{"step": 1}])

@@ -119,6 +119,21 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_an_evaluation_leaves_dropout_and_the_weights_as_they_would_be():
+    plain, watched = new_model(dropout=0.2), new_model(dropout=0.2)
+    bare = train(plain, loss_fn, batches, CONFIG)
+    rows = train(
+        watched,
+        loss_fn,
+        batches,
+        replace(CONFIG, eval_every=4),
+        evaluate=lambda model: {"drawn": model(torch.ones(2, 8)).sum() + torch.rand(())},
+    )
+    assert digest(watched) == digest(plain)
+    assert ["drawn" in row for row in rows] == [True] * 3, "steps 4, 8 and 12 fall into three rows"
+    assert [{name: row[name] for name in bare[0]} for row in rows] == bare
+
+
 def test_the_callers_random_state_and_mode_are_left_alone():
     model = new_model().eval()
     torch.manual_seed(5)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference_stage1 import ReferenceStage1
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.testing import assert_close
 from transformers import InstructBlipQFormerConfig
 
@@ -15,6 +16,7 @@ from zvl.model import objectives
 from zvl.model.objectives import (
     ITM_PRIOR_ENTROPY,
     QFormerForPretraining,
+    itc_accuracy,
     itc_loss,
     itg_loss,
     itm_labels,
@@ -36,7 +38,7 @@ def seed() -> int:
     return value
 
 
-def random_model(spread: float = 0.15) -> QFormerForPretraining:
+def random_model(spread: float = 0.15, dropout: float = 0.0) -> QFormerForPretraining:
     """Small, with weights large enough that every part matters to the losses."""
     config = InstructBlipQFormerConfig(
         vocab_size=VOCABULARY,
@@ -47,12 +49,35 @@ def random_model(spread: float = 0.15) -> QFormerForPretraining:
         max_position_embeddings=16,
         encoder_hidden_size=VISION,
     )
-    model = QFormerForPretraining(config, QUERIES, projection_dim=16, decoder_start_id=DEC)
+    model = QFormerForPretraining(config, QUERIES, projection_dim=16, decoder_start_id=DEC, dropout=dropout)
+    return shaken(model, spread)
+
+
+def shaken(model: QFormerForPretraining, spread: float) -> QFormerForPretraining:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name != "temperature":
                 parameter.add_(torch.randn_like(parameter) * spread)
     return model
+
+
+def wide_model(layers: int) -> QFormerForPretraining:
+    """64 queries at full width: 768 in 12 heads, cross-attention to 1,408 in every second layer; few words."""
+    config = InstructBlipQFormerConfig(vocab_size=200, num_hidden_layers=layers, max_position_embeddings=32)
+    assert (config.hidden_size, config.num_attention_heads, config.encoder_hidden_size) == (768, 12, 1408)
+    return shaken(QFormerForPretraining(config, 64, decoder_start_id=DEC), 0.01)
+
+
+def wide_batch(image_ids: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Pairs for `wide_model`: 17 patches, 32 positions of which 2 to 32 are real tokens."""
+    input_ids = torch.randint(5, 200, (len(image_ids), 32))
+    input_ids[:, 0] = CLS
+    return {
+        "image_embeds": torch.randn(max(image_ids) + 1, 17, 1408)[list(image_ids)],
+        "input_ids": input_ids,
+        "text_mask": torch.arange(32) < torch.randint(2, 33, (len(image_ids), 1)),
+        "image_ids": torch.tensor(image_ids),
+    }
 
 
 def random_batch(image_ids: tuple[int, ...] = (0, 1, 2, 1, 3, 1)) -> dict[str, torch.Tensor]:
@@ -78,6 +103,22 @@ def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Ten
     }
 
 
+def assert_gradients_agree(mine: dict, expected: dict, tolerance: float) -> None:
+    """Each parameter's gradient by name, relative to its own size and a tenth of that to the largest one's."""
+    scale = max(value.norm() for value in expected.values())
+    assert scale > 0 and mine.keys() == expected.keys()
+    for name, value in expected.items():
+        # The keys' bias has no gradient in exact arithmetic: compare with the largest gradient, too.
+        assert (mine[name] - value).norm() <= tolerance * value.norm() + tolerance / 10 * scale, name
+
+
+def hardest_negatives(similarity, image_ids, hard=True, generator=None, rows=slice(None)):
+    """In the place of `sample_negatives`: no chance, so that two ways of computing a batch can be compared."""
+    same = image_ids[rows, None] == image_ids
+    scores = (side[rows].detach().masked_fill(same, -torch.inf) for side in (similarity.T, similarity))
+    return tuple(side.argmax(dim=1).masked_fill(same.all(dim=1), -1) for side in scores)
+
+
 @pytest.fixture
 def drawn(monkeypatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The negatives that the model draws during the test."""
@@ -100,11 +141,89 @@ def test_losses_and_gradients_equal_the_many_pass_reference(part, hard, drawn):
     assert_close(ours[part], theirs[part], rtol=1e-5, atol=1e-5)
 
     mine, expected = gradients(model, ours[part]), gradients(model, theirs[part])
-    scale = max(value.norm() for value in expected.values())
-    assert scale > 0
-    for name, value in expected.items():
-        # The keys' bias has no gradient in exact arithmetic: compare with the largest gradient, too.
-        assert (mine[name] - value).norm() <= 1e-4 * value.norm() + 1e-5 * scale, name
+    assert_gradients_agree(mine, expected, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layers", "image_ids"), [(3, (0, 1, 0)), (2, (0,))], ids=["repeated images", "one row"]
+)
+def test_losses_and_gradients_equal_the_reference_at_full_width(layers, image_ids, drawn):
+    model, batch = wide_model(layers), wide_batch(image_ids)
+    ours = model(**batch)
+    mine = gradients(model, ours["loss"])
+    for attention in ("eager", "sdpa"):
+        theirs = ReferenceStage1(model, attention).losses(**batch, negatives=drawn[0])
+        for part in ("itc", "itm", "itg", "loss"):
+            assert_close(ours[part], theirs[part], rtol=5e-6, atol=5e-6)
+        assert_gradients_agree(mine, gradients(model, theirs["loss"]), 2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_reference_runs_in_half_precision_as_ours_does(dtype, attention, drawn):
+    model, batch = random_model(spread=0.05), random_batch()
+    with torch.autocast("cpu", dtype):
+        ours = model(**batch)
+    theirs = ReferenceStage1(model, attention, dtype).losses(**batch, negatives=drawn[0])
+    exact = ReferenceStage1(model).losses(**batch, negatives=drawn[0])
+    assert theirs["itg"] != exact["itg"], "it did run in half precision"
+    for part in ("itc", "itm", "itg"):
+        assert ours[part].item() == pytest.approx(theirs[part].item(), abs=0.1), part
+    theirs["loss"].backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_the_reference_draws_negatives_of_other_images():
+    same = torch.tensor([[True, False, True], [False, True, False], [True, False, True]])
+    for hard in (True, False):
+        images, texts = ReferenceStage1.draw(torch.randn(3, 3), torch.randn(3, 3), same, hard)
+        assert not same[torch.arange(3), images].any() and not same[torch.arange(3), texts].any()
+    with pytest.raises(ValueError, match="'flash' is not one of eager, sdpa"):
+        ReferenceStage1(random_model(), "flash")
+
+
+def test_nothing_waits_for_the_device(monkeypatch):
+    """torch's fake tensors have shapes and no values: whatever the host would have to read raises."""
+    with FakeTensorMode():
+        model, batch = random_model(), random_batch()
+        with pytest.raises(
+            DynamicOutputShapeException
+        ):  # on a CPU nothing has to wait: logits of real words only
+            model(**batch)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # the path of GPUs
+        model(**batch)["loss"].backward()
+        assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())
+
+
+@pytest.mark.slow
+def test_the_whole_forward_compiles_into_one_graph(drawn):
+    torch.compiler.reset()
+    model, batch = random_model(), random_batch()
+    expected = model(**batch)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    result = compiled(**batch)
+    assert_close([result["itc"], result["itg"]], [expected["itc"], expected["itg"]], rtol=1e-5, atol=1e-5)
+    result["loss"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_negatives_for_some_rows_come_from_all():
+    similarity, image_ids = torch.randn(6, 6), torch.tensor([0, 1, 2, 1, 3, 1])
+    found = [sample_negatives(similarity, image_ids, rows=slice(2, 5)) for _ in range(100)]
+    images, texts = (torch.stack(drawn) for drawn in zip(*found, strict=True))
+    own = image_ids[2:5]
+    for drawn in (images, texts):
+        assert drawn.shape == (100, 3) and (image_ids[drawn] != own).all()
+        assert set(drawn.flatten().tolist()) == set(range(6))
+
+
+def test_the_loss_of_some_rows_averages_to_the_whole():
+    logits, image_ids = torch.randn(6, 6), torch.tensor([0, 1, 2, 1, 3, 1])
+    halves = [itc_loss(logits, image_ids, rows) for rows in (slice(0, 3), slice(3, 6))]
+    assert_close(sum(halves) / 2, itc_loss(logits, image_ids))
+    halves = [itc_accuracy(logits, image_ids, rows) for rows in (slice(0, 3), slice(3, 6))]
+    assert_close(sum(halves) / 2, itc_accuracy(logits, image_ids))
 
 
 def test_the_loss_is_the_unweighted_sum():

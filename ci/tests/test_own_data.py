@@ -20,12 +20,20 @@ from zvl.data.own import OwnData
 from zvl.data.pixels import read_image
 from zvl.data.rows import DataError
 from zvl.data.samples import Pair, Sample, Turn
-from zvl.model import backbones
+from zvl.model import backbones, tokenizers
 from zvl.results import UsageError
-from zvl.training import own, schedule
+from zvl.training import own, pretraining, schedule, sight
 from zvl.training.material import Data
 
 FIXTURE = Path(__file__).parent / "fixtures" / "own" / "pairs.csv"
+
+
+def read_own(data, folder):
+    """One's own data with the nano ViT and tokenizer, 16 queries a picture."""
+    vision, tokenizer = backbones.load_clip().vision_model, backbones.load_tokenizer()
+    return own.read(data, folder, 16, vision, {"vit": "nano"}, tokenizer)
+
+
 COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色", "white": "白色"}
 
 
@@ -116,12 +124,12 @@ def test_rows_that_cannot_be_used_are_put_aside_counted_and_not_fatal(tmp_path):
                         ("image", "caption", "language"))  # fmt: skip
     talk = write_talk(tmp_path / "talk.json", [("a.png", "What?", "A thing."), ("gone.png", "What?", "Gone."),
                                                ("a.png", "What?"), ([], "What?", "No picture.")])  # fmt: skip
-    found = own.read(replace(pairs, conversations=talk.conversations), tmp_path / "stages", 16)
+    found = read_own(replace(pairs, conversations=talk.conversations), tmp_path / "stages")
     assert [pair.caption for pair in found.train.pairs] == ["A thing."]
     assert [sample.turns for sample in found.train.dialogues] == [(Turn("What?", "A thing."),)]
     assert found.put_aside == {
         "pairs.csv": {
-            "image: no such file": 1, "image: not a readable picture (UnidentifiedImageError)": 1,
+            "image: no such file": 1, "image: no picture that Pillow can decode: UnidentifiedImageError": 1,
             "caption: empty or not text": 1, "image: leaves the image folder": 1, "language: not one of en, zh": 1,
         },
         "talk.json": {
@@ -129,18 +137,18 @@ def test_rows_that_cannot_be_used_are_put_aside_counted_and_not_fatal(tmp_path):
             "image: none, and what trains is how pictures are read": 1,
         },
     }  # fmt: skip
-    for reason in ("no such file", "not a readable picture", "empty or not text"):
+    for reason in ("no such file", "no picture that Pillow can decode", "empty or not text"):
         assert reason in str(found), "the notebook prints it"
 
 
 def test_a_file_without_a_row_that_can_be_used_says_why(tmp_path):
     data = write_pairs(tmp_path / "pairs.csv", [("gone.png", "Gone."), ("lost.png", "Lost.")])
     with pytest.raises(DataError, match=r"pairs\.csv: no row can be used \(2 x image: no such file\)"):
-        own.read(data, tmp_path / "stages", 16)
+        read_own(data, tmp_path / "stages")
     with pytest.raises(DataError, match=r"none\.csv: no such file"):
-        own.read(OwnData(pairs=str(tmp_path / "none.csv")), tmp_path / "stages", 16)
+        read_own(OwnData(pairs=str(tmp_path / "none.csv")), tmp_path / "stages")
     with pytest.raises(DataError, match=r"pairs\.csv: line 1: no column 'caption'"):
-        own.read(write_pairs(tmp_path / "pairs.csv", [], ("image", "text")), tmp_path / "stages", 16)
+        read_own(write_pairs(tmp_path / "pairs.csv", [], ("image", "text")), tmp_path / "stages")
 
 
 def test_the_hash_of_ones_own_data_follows_words_pictures_and_share_but_not_the_place(tmp_path):
@@ -178,7 +186,7 @@ def test_a_photograph_taken_sideways_is_upright(tmp_path):
 
 def test_a_tenth_of_the_pictures_is_held_out_whatever_the_order_of_the_rows(tmp_path):
     data = forty(tmp_path)
-    found = own.read(data, tmp_path / "stages", 16)
+    found = read_own(data, tmp_path / "stages")
     away = {image for sample in found.test.dialogues for image in sample.images}
     assert len(away) == 4 and away == {pair.image for pair in found.test.pairs}
     trained = {i for s in (*found.train.dialogues, *found.train.questions) for i in s.images}
@@ -187,7 +195,7 @@ def test_a_tenth_of_the_pictures_is_held_out_whatever_the_order_of_the_rows(tmp_
 
     with open(data.pairs, encoding="utf8") as file:
         header, *rows = csv.reader(file)
-    again = own.read(write_pairs(Path(data.pairs), rows[::-1], header), tmp_path / "stages", 16)
+    again = read_own(write_pairs(Path(data.pairs), rows[::-1], header), tmp_path / "stages")
     assert {pair.image for pair in again.test.pairs} == away
 
 
@@ -195,7 +203,7 @@ def test_of_few_pictures_none_is_held_out(tmp_path):
     for n in range(19):
         picture(tmp_path / f"{n}.png", n)
     data = write_pairs(tmp_path / "pairs.csv", [(f"{n}.png", f"Number {n}.") for n in range(19)])
-    assert len(own.read(data, tmp_path / "stages", 16).test.images) == 0
+    assert len(read_own(data, tmp_path / "stages").test.images) == 0
 
 
 def test_features_belong_to_their_pictures_and_a_copy_is_the_same_picture(tmp_path):
@@ -203,11 +211,11 @@ def test_features_belong_to_their_pictures_and_a_copy_is_the_same_picture(tmp_pa
         picture(tmp_path / name, seed)
     shutil.copy(tmp_path / "b.png", tmp_path / "a copy of b.png")
     rows = [("b.png", "B."), ("a.png", "A."), ("a copy of b.png", "B again.")]
-    data = own.read(write_pairs(tmp_path / "pairs.csv", rows), tmp_path / "stages", 16).train
+    data = read_own(write_pairs(tmp_path / "pairs.csv", rows), tmp_path / "stages").train
     b, a, copy = (data.row[pair.image] for pair in data.pairs)
     assert a != b == copy, "to the contrast both are one picture"
     for name, number in (("a.png", a), ("b.png", b)):
-        expected = own.material.vision_features((str(tmp_path / name),))[0]
+        expected = sight.look(backbones.load_clip().vision_model, [str(tmp_path / name)])[0]
         torch.testing.assert_close(data.features[number], expected, atol=0.05, rtol=0.05)
 
 
@@ -219,14 +227,14 @@ def test_what_is_too_long_is_cut_and_counted(tmp_path):
         ("a.png", "<image>\nWhat?", "A sofa.", "More?", long * 3, "And?", "No."), ("a.png", "What?", long * 3),
         ("a.png", long * 3, "Yes."), ("a.png", "What?", "A sofa."),
     ])  # fmt: skip
-    found = own.read(replace(pairs, conversations=talk.conversations), tmp_path / "stages", 16)
+    found = read_own(replace(pairs, conversations=talk.conversations), tmp_path / "stages")
     assert found.cut == 3 and found.put_aside["talk.json"] == {own.NO_ROOM: 1}
     assert [len(sample.turns) for sample in found.train.dialogues] == [1, 1, 1]
     tokenizer = backbones.load_tokenizer()
-    ids, _ = schedule.caption_ids(tokenizer, [pair.caption for pair in found.train.pairs])
+    ids, _ = tokenizers.caption_ids(tokenizer, [p.caption for p in found.train.pairs], own.CAPTION_TOKENS)
     assert ids.shape == (2, own.CAPTION_TOKENS)
     ends = (ids == tokenizer.eos_token_id).sum(dim=1).tolist()
-    assert ends == [0, 1], "a caption that was cut does not end there"
+    assert ends == [1, 1], "a caption that was cut ends where it was cut"
     batch = batches_of("chat", found.train, 1.0)(0, 0)
     assert batch["input_ids"].shape[1] == own.DIALOGUE_TOKENS
 
@@ -241,6 +249,14 @@ def made_up(names, images, features):
     return Data(pairs, (), (), asked, talks, (), paths, torch.full((images, 65, 192), float(features)).half())
 
 
+def alike(batch, other):
+    """Tensors and names."""
+    return batch.keys() == other.keys() and all(
+        torch.equal(value, other[name]) if torch.is_tensor(value) else value == other[name]
+        for name, value in batch.items()
+    )
+
+
 WORLD, MINE = made_up("world", 7, 0), made_up("mine", 5, 1)
 
 
@@ -252,10 +268,10 @@ def batches_of(kind, mine, share, stage=1):
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
 def test_pretraining_mixes_at_the_share_and_by_the_step_alone(share):
     preset, tokenizer = nano().with_own("p.csv", "", "", share), backbones.load_tokenizer()
-    one, other = (schedule.pretraining_batches(preset, WORLD, tokenizer, MINE) for _ in range(2))
+    one, other = (pretraining.pair_batches(preset, WORLD, tokenizer, MINE) for _ in range(2))
     one(0, 0)
     batch, same = one(4, 0), other(4, 0)
-    assert all(torch.equal(batch[name], same[name]) for name in batch)
+    assert alike(batch, same)
     mine = batch["image_ids"] >= len(WORLD.images)
     assert len(mine) == preset.pretraining.batch_size and float(mine.float().mean()) == share
     assert torch.equal(batch["image_embeds"].mean(dim=(1, 2)), mine.float()), "features of the right pictures"
@@ -266,9 +282,9 @@ def test_pretraining_mixes_at_the_share_and_by_the_step_alone(share):
 
 def test_without_ones_own_data_batches_are_those_of_the_world():
     tokenizer = backbones.load_tokenizer()
-    batch = schedule.pretraining_batches(nano(), WORLD, tokenizer)(2, 0)
-    no_pairs = schedule.pretraining_batches(nano(), WORLD, tokenizer, replace(MINE, pairs=()))(2, 0)
-    assert all(torch.equal(batch[name], no_pairs[name]) for name in batch)
+    batch = pretraining.pair_batches(nano(), WORLD, tokenizer)(2, 0)
+    no_pairs = pretraining.pair_batches(nano(), WORLD, tokenizer, replace(MINE, pairs=()))(2, 0)
+    assert alike(batch, no_pairs)
     assert batch["image_ids"].max() < len(WORLD.images)
     plain, empty = (
         batches_of("base", None, 0.5)(1, 0),

@@ -149,6 +149,23 @@ def test_a_plain_nano_run_injects_nothing(folder, monkeypatch, tmp_path):
     assert run.gather_parameters(path, "nano", tmp_path / "x", [], {}) == {"run_dir": str(tmp_path / "x")}
 
 
+def test_files_are_named_from_the_folder_where_zvl_is_called_and_count_by_their_content(
+    tmp_path, monkeypatch
+):
+    path = results.repository() / "notebooks/03_qformer_pretraining.ipynb"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "moji").mkdir()  # a word all the same
+    given = {"data": "shards", "weights": "random", "start": "google-bert/bert-base-chinese"}
+    found = run.gather_parameters(path, "full", tmp_path, [], given)
+    assert found["data"] == str(tmp_path / "shards")
+    assert found["weights"] == "random" and found["start"] == given["start"]
+    assert run.gather_parameters(path, "full", tmp_path, [], {"data": "moji"})["data"] == "moji"
+    before = run.fingerprint(path, found, {})
+    (tmp_path / "shards/0.tar").write_bytes(b"x")
+    assert run.fingerprint(path, found, {}) != before
+
+
 def test_appendix_notebooks_run_by_name_or_on_request(folder):
     first, further = notebook(folder, "01_first"), notebook(folder / "appendix", "nano_backbones")
     assert run.select(folder) == [first]

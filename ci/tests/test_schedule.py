@@ -8,8 +8,8 @@ import torch
 from zvl.config import nano
 from zvl.data.samples import LANGUAGES
 from zvl.data.world import WorldConfig
-from zvl.model import backbones
-from zvl.training import schedule
+from zvl.model import backbones, tokenizers
+from zvl.training import loop, pretraining, schedule
 
 
 def handful():
@@ -40,15 +40,56 @@ def test_read_gives_what_the_world_wrote(run):
     assert [data.images[number] for number in data.row.values()] == list(data.images)
 
 
-def test_pretraining_batches_are_a_pure_function_of_the_step(run):
+def test_pair_batches_are_a_pure_function_of_the_step(run):
     preset, tokenizer = handful(), backbones.load_tokenizer()
     data = schedule.read(preset, run, "train")
-    batches, again = (schedule.pretraining_batches(preset, data, tokenizer) for _ in range(2))
+    batches, again = (pretraining.pair_batches(preset, data, tokenizer) for _ in range(2))
     batches(0, 0)
     first, second, other = batches(5, 1), again(5, 1), batches(6, 1)
+    assert first.pop("sample_ids") == second.pop("sample_ids")
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["image_ids"], other["image_ids"])
     assert torch.equal(first["image_embeds"], data.features[first["image_ids"]].float())
+
+
+def test_held_out_pictures_are_in_no_batch_and_samples_are_named(run):
+    preset, tokenizer = handful(), backbones.load_tokenizer()
+    data = schedule.read(preset, run, "train")
+    kept_back = pretraining.held_out_images(preset, data)
+    assert len(kept_back) == 2, "a tenth of 24 pictures"
+    batches = pretraining.pair_batches(preset, data, tokenizer)
+    captions = {(pair.image, pair.language): [] for pair in data.pairs}
+    for pair in data.pairs:
+        captions[pair.image, pair.language].append(pair.caption)
+    seen = set()
+    for step in range(60):
+        batch = batches(step, 0)
+        for row, name in enumerate(batch["sample_ids"]):
+            image, language, _, number = name.rsplit(" ", 3)
+            assert data.row[image] == batch["image_ids"][row]
+            ids, mask = tokenizers.caption_ids(tokenizer, [captions[image, language][int(number)]])
+            assert batch["input_ids"][row][batch["text_mask"][row]].tolist() == ids[mask].tolist()
+            seen.add(image)
+    assert seen == set(data.images) - set(kept_back)
+
+    aside = pretraining.held_out(preset, data, tokenizer)
+    rows = torch.tensor([data.row[image] for image in kept_back])
+    assert torch.equal(aside.image_embeds, data.features[rows])
+    assert {language: len(ids) for language, (ids, _) in aside.captions.items()} == {"en": 2, "zh": 2}
+
+
+@pytest.mark.slow
+def test_pretraining_is_the_same_with_and_without_evaluation(run):
+    preset = handful()
+    loop = replace(preset.pretraining.loop, steps=3, log_every=1)
+    rows = {}
+    for every in (0, 1):
+        watched = replace(preset.pretraining, loop=replace(loop, eval_every=every))
+        rows[every] = schedule.pretrain(replace(preset, pretraining=watched), run)[1]
+    assert [{name: row[name] for name in rows[0][0]} for row in rows[1]] == rows[0]
+    told = {f"eval/{language}/{name}" for language in LANGUAGES for name in ("tr1", "ir1", "itm")}
+    assert set(rows[1][0]) - set(rows[0][0]) == told
+    assert all(row["itm_alarm"] == 0.0 for row in rows[1])
 
 
 @pytest.mark.parametrize("kind", ["base", "chat", "text_only"])
@@ -79,7 +120,7 @@ def test_every_stage_runs_is_found_again_and_repeats(run, tmp_path, monkeypatch)
         return found
 
     first, elsewhere = weights(run), weights(tmp_path)
-    monkeypatch.setattr(schedule.loop, "train", lambda *args: pytest.fail("trained what was there"))
+    monkeypatch.setattr(loop, "train", lambda *args: pytest.fail("trained what was there"))
     again = weights(run)
     for stage, states in first.items():
         for other in (elsewhere, again):
@@ -88,3 +129,23 @@ def test_every_stage_runs_is_found_again_and_repeats(run, tmp_path, monkeypatch)
         name for name, value in first["base", 2].items() if not torch.equal(value, first["base", 1][name])
     ]
     assert any(name.startswith("qformer.") for name in moved), "the second stage opens the Q-Former"
+
+
+@pytest.mark.slow
+def test_compiled_pretraining_is_the_same(tmp_path, monkeypatch):
+    """Captured as graphs and run eagerly: what a compiler would make of them takes minutes here."""
+    captured, compile_in_place = [], torch.nn.Module.compile
+
+    def capture(module, **_):
+        captured.append(type(module).__name__)
+        compile_in_place(module, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", capture)
+    preset, rows = handful(), {}
+    for compiled in (False, True):
+        config = replace(preset.pretraining, compile=compiled, whole_batch_contrast=True, uniform_share=0.5)
+        config = replace(config, loop=replace(config.loop, accumulation=2))
+        changed = replace(preset, pretraining=config, parts=replace(preset.parts, live=True))
+        rows[compiled] = schedule.pretrain(changed, tmp_path / str(compiled))[1][-1]
+    assert captured == ["InstructBlipVisionModel", "QFormerForPretraining"]
+    assert rows[True] == pytest.approx(rows[False], rel=1e-2)

@@ -8,7 +8,6 @@ transformers', by name or folder; their processors use Pillow, never torchvision
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +26,8 @@ from transformers import (
 
 from zvl.data import moji
 from zvl.data.detections import Detection, named, spans_of, tidy
-from zvl.data.pixels import read_image
-from zvl.data.readers import Quarantine
+from zvl.data.pixels import decode_image
+from zvl.data.rows import Fault, Quarantine
 from zvl.data.samples import LANGUAGES
 from zvl.data.symbols import Symbols, Thing
 
@@ -267,10 +266,11 @@ def _opened(rows, quarantine: Quarantine) -> Iterator[tuple[str, str | Path, Ima
     """The pictures that can be looked at; the others are put aside with the reason."""
     for image_id, path in rows:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                picture = read_image(os.fspath(path))
-        except Exception as err:  # Pillow raises nearly anything on broken or hostile bytes
+            picture = decode_image(Path(path).read_bytes())
+        except Fault as fault:
+            quarantine.add(path, image_id, fault.name, fault.reason)
+            continue
+        except (OSError, ValueError) as err:  # ValueError: a path that no system takes
             quarantine.add(path, image_id, "image", f"cannot be opened ({type(err).__name__})")
             continue
         if min(picture.size) < SMALL or max(picture.size) > NARROW * min(picture.size):

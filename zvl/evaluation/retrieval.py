@@ -61,9 +61,12 @@ def similarities(image_features: Tensor, text_features: Tensor) -> Tensor:
     (n, m) fp32.
     """
     image_features, text_features = image_features.float(), text_features.float()  # bf16 makes ties
-    if image_features.dim() == 2:
-        return image_features @ text_features.T
-    return torch.einsum("nqd,md->nmq", image_features, text_features).amax(dim=-1)
+    with torch.autocast(
+        image_features.device.type, enabled=False
+    ):  # and an evaluation in training runs under it
+        if image_features.dim() == 2:
+            return image_features @ text_features.T
+        return torch.einsum("nqd,md->nmq", image_features, text_features).amax(dim=-1)
 
 
 def disjoint_pools(

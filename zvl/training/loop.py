@@ -12,7 +12,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -26,9 +27,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from zvl.config import LoopConfig
-from zvl.training import checkpoint
+from zvl.training import checkpoint, nonfinite
+from zvl.training.clock import Clock, rows_of
 
 LossFunction = Callable[[nn.Module, Any, int], tuple[Tensor, dict[str, Any]]]
+Evaluation = Callable[[nn.Module], dict[str, Any]]
+Alarm = Callable[[list[dict[str, float]]], dict[str, float]]
+Prepare = Callable[[nn.Module, Iterator[Any], int, Callable[[int], None]], Iterable[Any]]
 
 
 def rate_factor(config: LoopConfig, step: int) -> float:
@@ -71,21 +76,33 @@ def train(
     folder: str | Path | None = None,
     description: str = "training",
     progress: bool | None = None,
+    evaluate: Evaluation | None = None,
+    alarm: Alarm | None = None,
+    prepare: Prepare | None = None,
 ) -> list[dict[str, float]]:
     """Train the parameters of `model` that require gradients, in place; resume if `folder` has checkpoints.
 
     loss_fn(model, batch, step) -> (scalar loss, {metric: float or scalar tensor}). Its randomness must come
         from torch's default generators, or from generators made from `step`.
     batches(step, micro) -> batch: a pure function; step counts from 0. With several processes each asks for
-        its own: process p takes micro = p * accumulation ... (p + 1) * accumulation - 1.
+        its own: process p takes micro = p * accumulation ... (p + 1) * accumulation - 1. A mapping may carry
+        `sample_ids`, a string for each row, which the model does not get: after a failure they name the samples.
     folder: gets tensorboard/ and, with config.save_every, checkpoints/ (the last step too); None for nothing.
     description: names the training in the progress bar, in errors and in its checkpoints.
     progress: draw a bar on stderr. None: only on a terminal, so that committed notebooks stay clean, unless
         the environment variable ZVL_PROGRESS (0 or 1) decides.
+    evaluate(model) -> {metric: float}: called every config.eval_every steps and after the last one, in every
+        process, in evaluation mode, without gradients, and with random numbers that the training never sees.
+    alarm(history) -> {name: float}: called for every new row of the history, to which what it tells is added.
+    prepare(model, micro-batches, step, reseed) -> micro-batches: sees all those of a step before loss_fn sees one, for
+        a loss over the whole step (`zvl.training.contrast`); reseed(micro) sets the random state that loss_fn gets.
+
+    Speed goes to TensorBoard (time/...) and to the bar only: the history of a training is the same on any machine.
 
     Returns the history, one row for every log_every steps: step (updates done), loss, gradient_norm (before
     clipping), lr (of the first parameter group) and the metrics, each the mean over these steps.
-    Raises FloatingPointError before the update when the loss or the gradient is not finite, and
+    Raises FloatingPointError before the update when the loss or the gradient is not finite: all processes stop, the
+    weights are those before the step, and nonfinite-step-<step>.json in `folder` names the samples. Raises
     CheckpointError when the folder's checkpoints belong to another training or are all damaged.
     """
     accelerator = Accelerator(mixed_precision="no")  # its own is fixed once a process; ours is a choice a run
@@ -109,44 +126,57 @@ def train(
     hidden = not (main and _show_progress(progress))
     bar = tqdm(total=config.steps, initial=start, desc=description, disable=hidden, leave=False)
     wrapped.train()
+    clock = Clock()
     try:
         with _own_random_state(accelerator.device):
             for step in range(start, config.steps):
+                began = time.perf_counter()
                 factor = rate_factor(config, step)
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * factor
-                parts = []
-                for micro in range(config.accumulation):
-                    _seed(config.seed, step, first_micro + micro)
-                    batch = send_to_device(batches(step, first_micro + micro), accelerator.device)
+                parts, reseed = [], _seeder(config.seed, step, first_micro)
+                micro_batches = _load(batches, step, first_micro, config, reseed, clock, accelerator.device)
+                if prepare is not None:
+                    with _precision(config, accelerator.device):
+                        micro_batches = prepare(wrapped, micro_batches, step, reseed)
+                for micro, batch in enumerate(micro_batches):
+                    if prepare is not None:
+                        reseed(micro)
                     last = micro == config.accumulation - 1  # only then do processes exchange gradients
                     with nullcontext() if last else accelerator.no_sync(wrapped):
                         with _precision(config, accelerator.device):
                             loss, metrics = loss_fn(wrapped, batch, step)
                         accelerator.backward(loss / config.accumulation)
                     parts.append({"loss": loss.detach(), **metrics})
+                batch = micro_batches = None  # their pictures, which the next step would hold beside its own
                 norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.clip or math.inf)
                 row = _row(parts, norm, accelerator)
                 if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
-                    raise FloatingPointError(
-                        f"{description}: step {step} (from 0) is not finite, stopped before the update: "
-                        f"{row}. Try a lower learning rate, a longer warm-up, or precision fp32."
-                    )
+                    nonfinite.stop(description, step, row, parts, first_micro, batches, accelerator, folder)
                 optimizer.step()
                 optimizer.zero_grad()
+                clock.seconds += time.perf_counter() - began
 
                 done = step + 1
-                pending.append(row | {"lr": optimizer.param_groups[0]["lr"]})
+                row["lr"] = optimizer.param_groups[0]["lr"]
+                if evaluate is not None and _is_due(config.eval_every, config, done):
+                    row |= _evaluated(evaluate, model, config, done, accelerator.device)
+                    wrapped.train()
+                pending.append(row)
                 if done % config.log_every == 0 or done == config.steps:
                     history.append({"step": done} | _mean(pending))
                     pending = []
+                    if alarm is not None:
+                        history[-1] |= alarm(history)
                     _return_memory()
-                    bar.set_postfix(loss=f"{history[-1]['loss']:.3f}", refresh=False)
-                    for name, value in history[-1].items():
+                    speed = clock.read(accelerator.num_processes)
+                    told = history[-1] | speed
+                    bar.set_postfix({n: f"{told[n]:.4g}" for n in ("loss", *speed)}, refresh=False)
+                    for name, value in told.items():
                         if writer is not None and name != "step":
                             writer.add_scalar(name, value, done)
                 bar.update()
-                if saves is not None and _is_due(config, done):
+                if saves is not None and _is_due(config.save_every, config, done):
                     if main:
                         records = {"identity": identity, "history": history, "pending": pending}
                         checkpoint.save(saves, done, _state(model, optimizer), records)
@@ -160,8 +190,29 @@ def train(
     return history
 
 
-def _is_due(config: LoopConfig, done: int) -> bool:
-    return config.save_every > 0 and (done % config.save_every == 0 or done == config.steps)
+def _load(batches, step, first_micro, config, reseed, clock: Clock, device: torch.device) -> Iterator[Any]:
+    """The micro-batches of a step for this process, on the device; each is asked for when its turn comes."""
+    for micro in range(config.accumulation):
+        reseed(micro)
+        asked = time.perf_counter()
+        batch, _ = nonfinite.take_ids(batches(step, first_micro + micro))
+        clock.waited += time.perf_counter() - asked
+        clock.samples += rows_of(batch)
+        yield send_to_device(batch, device)
+
+
+def _is_due(every: int, config: LoopConfig, done: int) -> bool:
+    return every > 0 and (done % every == 0 or done == config.steps)
+
+
+@torch.no_grad()
+def _evaluated(
+    evaluate: Evaluation, model: nn.Module, config: LoopConfig, done: int, device: torch.device
+) -> dict[str, float]:
+    _seed(config.seed, done, -1)  # a micro-batch that no training has
+    model.eval()
+    with _precision(config, device):
+        return {name: float(value) for name, value in evaluate(model).items()}
 
 
 @contextmanager
@@ -184,6 +235,11 @@ def _seed(seed: int, step: int, micro: int) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def _seeder(seed: int, step: int, first_micro: int) -> Callable[[int], None]:
+    """`_seed` for this process's micro-batches of a step, counted from 0."""
+    return lambda micro: _seed(seed, step, first_micro + micro)
+
+
 @contextmanager
 def _own_random_state(device: torch.device) -> Iterator[None]:
     """Seed freely inside; the caller's random state is as before afterwards."""
@@ -192,16 +248,19 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
 
 
 def _row(parts: list[dict], norm: Tensor, accelerator: Accelerator) -> dict[str, float]:
-    """Means over micro-batches and processes, in one transfer from the device."""
+    """Means over micro-batches and processes, in one transfer from the device.
+
+    What is not finite in one process is not finite in the row of all, so that all stop together.
+    """
     names = list(parts[0])
     device = accelerator.device
     values = [
         torch.as_tensor(part[name], device=device).detach().double() for part in parts for name in names
     ]
     values = torch.stack(values).view(len(parts), len(names)).mean(0)
+    values = torch.cat([values, torch.as_tensor(norm, device=device).double()[None]])
     values = accelerator.reduce(values, reduction="mean") if accelerator.num_processes > 1 else values
-    values = torch.cat([values, torch.as_tensor(norm, device=device).double()[None]]).tolist()
-    return dict(zip([*names, "gradient_norm"], values, strict=True))
+    return dict(zip([*names, "gradient_norm"], values.tolist(), strict=True))
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -237,7 +296,7 @@ def _restore(model: nn.Module, optimizer, found: checkpoint.Checkpoint) -> None:
 
 def _identity(config: LoopConfig, description: str, model: nn.Module, processes: int) -> dict[str, Any]:
     """What must not change between a run and its resumption."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("save_every", "log_every")}
+    settings = {k: v for k, v in asdict(config).items() if k not in ("save_every", "log_every", "eval_every")}
     shapes = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     return {"description": description, "processes": processes, **settings, "trainable": shapes}
 

@@ -1,18 +1,40 @@
-"""What readers gave, with the frozen ViT's features of its pictures: the form in which data reaches the trainings."""
+"""What readers gave, with the frozen ViT's features of its pictures: the form in which data reaches the trainings.
+
+World, what the factory makes of it, and features lie below `<run folder>/stages/`, as everything that `stages.cached`
+makes.
+"""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
-from zvl.data.pixels import read_image, to_pixels
-from zvl.data.samples import Pair, Sample
-from zvl.model import backbones
-from zvl.training import loop
+import zvl.data
+import zvl.model
+from zvl.config import Preset
+from zvl.data import factory, plan
+from zvl.data.own import OwnData
+from zvl.data.readers import read_coco_captions, read_llava, read_visual_genome_regions, read_vqav2
+from zvl.data.samples import LANGUAGES, Pair, Sample
+from zvl.data.server_teacher import ServerTeacher
+from zvl.data.symbolic_teacher import SymbolicTeacher
+from zvl.data.symbols import read_symbols
+from zvl.data.teacher import Teacher
+from zvl.data.world import write_world
+from zvl.model import backbones, parts
+from zvl.training import feature_store, loop, sight, stages, starts
+from zvl.training import features as feature_writer
+from zvl.training.feature_store import Features, open_features
+from zvl.training.sight import LiveFeatures
+
+HELD_IN_MEMORY = 4 << 30  # bytes of features; larger ones are read from disk row by row
 
 
 def bar(items, label):
@@ -23,7 +45,9 @@ def bar(items, label):
 class Data:
     """What the readers gave for one split, with the frozen ViT's features of its images.
 
-    features: (images, 65, 192) half precision. row: image path -> row of `features`.
+    features: (images, patches, width) in half precision, nano (images, 65, 192): a tensor, `Features` on disk where
+        they are large, or `LiveFeatures` where the preset's ViT runs in every step. row: image path -> row of
+        `features`.
     """
 
     pairs: tuple[Pair, ...]
@@ -33,20 +57,149 @@ class Data:
     dialogues: tuple[Sample, ...]
     bmmic: tuple[Sample, ...]
     images: tuple[str, ...]
-    features: Tensor
+    features: Tensor | Features | LiveFeatures
 
     @functools.cached_property
     def row(self) -> dict[str, int]:
         return {image: number for number, image in enumerate(self.images)}
 
+    @functools.cached_property
+    def captions(self) -> dict[tuple[str, str], list[str]]:
+        """Path and language -> the captions of a picture."""
+        captions: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for pair in self.pairs:
+            captions[pair.image, pair.language].append(pair.caption)
+        return captions
 
-@torch.no_grad()
-def vision_features(paths: tuple[str, ...], batch_size: int = 128) -> Tensor:
-    """The frozen ViT's output for picture files: (images, 65, 192) in bfloat16's precision, stored as float16."""
-    vit = backbones.load_clip().vision_model
-    features = []
-    for start in bar(range(0, len(paths), batch_size), "ViT features"):
-        pixels = to_pixels([read_image(path) for path in paths[start : start + batch_size]])
-        with torch.autocast("cpu", torch.bfloat16):
-            features.append(vit(pixels).last_hidden_state.half())
-    return torch.cat(features)
+
+def world(preset: Preset, run: Path) -> Path:
+    """The folder of the Moji world of this preset."""
+    inputs = {"world": preset.world, "code": stages.code_version(zvl.data)}
+    return (
+        stages.cached(
+            "world", inputs, run / "stages", lambda path: write_world(path / "moji", preset.world, bar)
+        )
+        / "moji"
+    )
+
+
+def teacher(config: plan.FactoryConfig) -> Teacher:
+    """The symbolic teacher, unless the configuration names a server."""
+    if config.teacher_url:
+        return ServerTeacher(config.teacher_model, config.teacher_url)
+    return SymbolicTeacher(config.seed, config.mistakes)
+
+
+def bmmic(preset: Preset, run: Path, split: str = "train") -> Path:
+    """The folder of what the data factory makes of the pictures of a split."""
+    config, source = preset.factory, world(preset, run)
+
+    def build(path: Path) -> None:
+        images = source / "images" / split
+        symbols = [
+            told
+            for language in LANGUAGES
+            for told in read_symbols(
+                source / f"captions_{language}_{split}.json",
+                source / f"instances_{split}.json",
+                images,
+                language,
+            )
+        ]
+        factory.run(path, plan.plan(symbols, config), teacher(config), config, bar)
+
+    inputs = {"world": source / "world.json", "config": config, "split": split,
+              "code": stages.code_version(zvl.data)}  # fmt: skip
+    return stages.cached(f"bmmic-{split}", inputs, run / "stages", build)
+
+
+def read(preset: Preset, run: Path, split: str) -> Data:
+    """Read one split back from its raw files, and its ViT features (computed once: the ViT is frozen).
+
+    A notebook and all stages that it calls share one copy.
+    """
+    # How a preset trains makes no difference to what it reads, and must make no second copy.
+    reads = replace(preset, pretraining=None, base=None, chat=None, text_only=None, own=OwnData())
+    return _read(reads, run, split)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(preset: Preset, run: Path, split: str) -> Data:
+    folder = world(preset, run)
+    images = folder / "images" / split
+    pairs, regions, swapped, questions, dialogues = [], [], [], [], []
+    for language in LANGUAGES:
+        pairs += read_coco_captions(folder / f"captions_{language}_{split}.json", images, language)
+        regions += read_visual_genome_regions(
+            folder / f"regions_{language}_{split}.json", images, language, image_name="{:06d}.png"
+        )
+        if split == "test":
+            swapped += read_coco_captions(
+                folder / f"captions_swapped_{language}_{split}.json", images, language
+            )
+        questions += read_vqav2(
+            folder / f"questions_{language}_{split}.json", folder / f"annotations_{language}_{split}.json", images,
+            language, image_name="{:06d}.png",
+        )  # fmt: skip
+        dialogues += read_llava(folder / f"llava_{language}_{split}.json", images, language)
+    kept = factory.samples(factory.load(bmmic(preset, run))[0], images) if split == "train" else []
+    paths = tuple(sorted({pair.image for pair in pairs}))
+    if preset.parts.live and split == "train":
+        features = LiveFeatures(new_vision(preset), paths)
+    else:
+        features = _features(preset, run, split, paths)
+    return Data(
+        tuple(pairs),
+        tuple(regions),
+        tuple(swapped),
+        tuple(questions),
+        tuple(dialogues),
+        tuple(kept),
+        paths,
+        features,
+    )
+
+
+def caption_limit(preset: Preset) -> int:
+    """Tokens of a caption that the Q-Former has positions for, `[CLS]` and the end token among them."""
+    return parts.qformer_config(preset.parts).max_position_embeddings
+
+
+def _features(preset: Preset, run: Path, split: str, paths: tuple[str, ...]) -> Tensor | Features:
+    """The frozen ViT's features of picture files, computed once; in memory unless they are large."""
+    vision = new_vision(preset).to(PartialState().device)
+    key = feature_writer.feature_key(vision, paths)
+    inputs = {"world": world(preset, run) / "world.json", "split": split, "count": len(paths),
+              "code": stages.code_version(zvl.data, parts, sight, feature_writer, feature_store),
+              "vit": vision_inputs(preset)}  # fmt: skip
+    folder = stages.cached(
+        f"features-{split}", inputs, run / "stages",
+        lambda path: feature_writer.write_features(path, paths, vision, key),
+    )  # fmt: skip
+    kept = open_features(folder, key)
+    return kept[:] if feature_writer.bytes_needed(*kept.shape) < HELD_IN_MEMORY else kept
+
+
+def new_vision(preset: Preset) -> torch.nn.Module:
+    """The preset's frozen ViT; random weights are the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.parts.seed)
+        return parts.new_vision(preset.parts)
+
+
+def vision_inputs(preset: Preset) -> dict:
+    """What the features of the frozen ViT depend on, for `stages.cached`."""
+    made_of = parts.made_of(preset.parts)
+    names = ("vision", "weights", "precision", "layers", "seed")
+    return {name: getattr(made_of["parts"], name) for name in names} | {"files": made_of["vit"]}
+
+
+def inputs(preset: Preset, run: Path, *parts: str) -> dict:
+    """What every training depends on: world, code, and the shipped backbones that it uses, for `stages.cached`."""
+    return {
+        "world": world(preset, run) / "world.json",
+        "backbones": [backbones.NANO / part / "model.safetensors" for part in ("clip", *parts)],
+        "tokenizer": backbones.NANO / "tokenizer" / "tokenizer.json",
+        "code": stages.code_version(zvl.data, zvl.model, loop, stages, starts),
+        "material": Path(__file__),
+    }

@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import zvl.data.pixels
+from zvl.config import Preset
 from zvl.data import own, plan
 from zvl.data.own import OwnData
-from zvl.data.pixels import read_image
-from zvl.data.rows import DataError
+from zvl.data.pixels import decode_image
+from zvl.data.rows import DataError, Fault
 from zvl.data.samples import LANGUAGES, Pair, Sample, Turn
 from zvl.data.wordings import DESCRIBE
-from zvl.model import backbones, chat
-from zvl.training import material, stages
+from zvl.model import backbones, chat, parts
+from zvl.training import material, sight, stages
 from zvl.training.material import Data
+from zvl.training.sight import LiveFeatures
 
 FEW = 20  # pictures: of fewer none is held out
 CAPTION_TOKENS = backbones.qformer_config(3).max_position_embeddings  # [CLS] and </s> among them
@@ -65,26 +67,36 @@ class Own:
         return self.test.features[[self.test.row[image] for image in captions]], list(captions.values())
 
 
-def read(data: OwnData, folder: Path, num_queries: int) -> Own:
+def read(
+    data: OwnData,
+    folder: Path,
+    num_queries: int,
+    vision: nn.Module,
+    depends: Mapping,
+    tokenizer,
+    caption_tokens: int = CAPTION_TOKENS,
+    live: bool = False,
+) -> Own:
     """Read, check and split one's own data; features of its pictures are kept in `folder`, as a stage of the run.
 
-    num_queries: tokens that a picture takes in a dialogue. Raises DataError where no row of a file can be used.
+    num_queries: tokens that a picture takes in a dialogue. vision, depends: the frozen ViT, and what it is made of (for
+    `stages.cached`). live: it looks in every step, and nothing is kept. caption_tokens: the longest caption.
+    Raises DataError where no row of a file can be used.
     """
     digests = own.pictures(data)
     first = {digest: path for path, digest in sorted(digests.items(), reverse=True) if digest}
-    kept, faults, features = _features(first, folder)
+    kept, faults, features = _features(first, folder, vision, depends, live)
 
     def faulty(path: str) -> str:
         return faults.get(digests[path], "") if digests[path] else "no such file"
 
     rows = own.rows(data, faulty)
-    tokenizer = backbones.load_tokenizer()
     # A picture that lies there under several names is one picture, also to the contrast of ITC.
     pairs = [replace(pair, image=first[digests[pair.image]]) for pair in rows.pairs]
     whole = [
         replace(row, images=tuple(first[digests[path]] for path in row.images)) for row in rows.dialogues
     ]
-    fitted = _fitted(whole, tokenizer, num_queries)
+    fitted = _fitted(whole, backbones.load_tokenizer(), num_queries)
     dialogues = [sample for sample, _ in fitted if sample is not None]
     put_aside = dict(rows.put_aside)
     if too_long := len(fitted) - len(dialogues):
@@ -93,7 +105,7 @@ def read(data: OwnData, folder: Path, num_queries: int) -> Own:
         if not dialogues:
             raise DataError(f"{data.conversations}: no row can be used ({put_aside[name]})")
     cut = sum(shorter for sample, shorter in fitted if sample is not None)
-    cut += sum(len(ids) + 2 > CAPTION_TOKENS for ids in chat.text_ids(tokenizer, [p.caption for p in pairs]))
+    cut += sum(len(ids) + 2 > caption_tokens for ids in chat.text_ids(tokenizer, [p.caption for p in pairs]))
 
     row = {first[digest]: number for number, digest in enumerate(kept)}  # in the order of the hashes
     used = sorted({pair.image for pair in pairs} | {i for s in dialogues for i in s.images}, key=row.get)
@@ -105,9 +117,23 @@ def read(data: OwnData, folder: Path, num_queries: int) -> Own:
         talks = tuple(sample for sample in dialogues if any(i in away for i in sample.images) == test)
         shown = {pair.image for pair in told} | {image for sample in talks for image in sample.images}
         images = tuple(sorted(shown))
-        taken = features[[row[image] for image in images]] if images else torch.empty(0)
+        if live:
+            taken = LiveFeatures(vision, images)
+        else:
+            taken = features[[row[image] for image in images]] if images else torch.empty(0)
         splits.append(Data(told, (), (), tuple(map(_described, told)), talks, (), images, taken))
     return Own(*splits, put_aside, cut)
+
+
+def read_own(preset: Preset, run: Path) -> Own | None:
+    """One's own data as the preset names it, None where it names none."""
+    if not preset.own:
+        return None
+    vision, tokenizer = material.new_vision(preset), parts.text_tokenizer(preset.parts)
+    return read(
+        preset.own, run / "stages", preset.num_queries, vision, material.vision_inputs(preset), tokenizer,
+        material.caption_limit(preset), preset.parts.live,
+    )  # fmt: skip
 
 
 def inputs(data: OwnData) -> dict:
@@ -118,30 +144,36 @@ def inputs(data: OwnData) -> dict:
     return {"own": own.content(data)} if data else {}
 
 
-def _features(first: dict[str, str], folder: Path) -> tuple[list[str], dict[str, str], Tensor]:
+def _features(
+    first: dict[str, str], folder: Path, vision: nn.Module, depends: Mapping, live: bool
+) -> tuple[list[str], dict[str, str], Tensor]:
     """The hashes of the pictures that can be read, in order; why the others cannot; and features of the former.
 
-    first: a path for each hash of a file.
+    first: a path for each hash of a file. live: no features.
     """
 
     def build(path: Path) -> None:
         kept, faults = [], {}
         for digest in material.bar(sorted(first), "own pictures"):
             try:
-                read_image(first[digest])
+                decode_image(Path(first[digest]).read_bytes())
                 kept.append(digest)
-            except Exception as err:  # decoders raise nearly anything: struct.error, SyntaxError, ...
-                faults[digest] = f"not a readable picture ({type(err.__cause__ or err).__name__})"
-        features = (
-            material.vision_features(tuple(first[digest] for digest in kept)) if kept else torch.empty(0)
-        )
+            except Fault as fault:
+                faults[digest] = fault.reason
+        features = torch.empty(0)
+        if kept and not live:
+            features = sight.look(vision, [first[digest] for digest in kept], material.bar)
         save_file({"features": features}, str(path / "features.safetensors"))
         (path / "pictures.json").write_text(json.dumps({"kept": kept, "faults": faults}), encoding="utf8")
 
     every = hashlib.sha256(" ".join(sorted(first)).encode()).hexdigest()
-    depends = {"pictures": every, "vit": backbones.NANO / "clip" / "model.safetensors",
-               "code": stages.code_version(zvl.data.pixels, backbones, material)}  # fmt: skip
-    path = stages.cached("own-features", depends, folder, build)
+    inputs = {
+        "pictures": every,
+        "vit": depends,
+        "live": live,
+        "code": stages.code_version(zvl.data.pixels, sight),
+    }
+    path = stages.cached("own-features", inputs, folder, build)
     found = json.loads((path / "pictures.json").read_text(encoding="utf8"))
     return found["kept"], found["faults"], load_file(str(path / "features.safetensors"))["features"]
 
@@ -193,9 +225,13 @@ def _counted(data: Data) -> str:
     )
 
 
-def joined(data: Data, own: Data | None) -> tuple[dict[str, int], Sequence[str], Tensor]:
+def joined(data: Data, own: Data | None) -> tuple[dict[str, int], Sequence[str], Tensor | LiveFeatures]:
     """Rows by path, paths and features of both the world's pictures and one's own, which follow."""
     if own is None:
         return data.row, data.images, data.features
     images = (*data.images, *own.images)
-    return {image: n for n, image in enumerate(images)}, images, torch.cat([data.features, own.features])
+    if isinstance(data.features, LiveFeatures):
+        features = LiveFeatures(data.features.vision, images)
+    else:
+        features = torch.cat([data.features[:], own.features])
+    return {image: n for n, image in enumerate(images)}, images, features

@@ -7,11 +7,10 @@ depends on, so that any notebook can run first and nothing is trained twice. Pap
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,147 +18,36 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import zvl.data
-import zvl.model
 from zvl.config import Preset, TuningConfig
-from zvl.data import factory, plan
-from zvl.data.own import OwnData
 from zvl.data.pixels import read_image, to_pixels
-from zvl.data.readers import read_coco_captions, read_llava, read_visual_genome_regions, read_vqav2
 from zvl.data.samples import LANGUAGES, Sample
-from zvl.data.server_teacher import ServerTeacher
-from zvl.data.symbolic_teacher import SymbolicTeacher
-from zvl.data.symbols import read_symbols
-from zvl.data.teacher import Teacher
 from zvl.data.wordings import DESCRIBE
-from zvl.data.world import write_world
-from zvl.model import backbones, chat
-from zvl.model.objectives import QFormerForPretraining
+from zvl.model import backbones, chat, parts
 from zvl.model.visual import ZiyaVisualForConditionalGeneration
-from zvl.training import loop, material, own, stages, starts
-from zvl.training.material import Data, bar, vision_features
+from zvl.training import loop, material, own, pretraining, stages, starts
+from zvl.training.material import Data, bar, bmmic, new_vision, read, teacher, world
+from zvl.training.own import read_own
+from zvl.training.pretraining import new_qformer, pretrain
+
+__all__ = [  # the steps in their order, whichever file makes them
+    "KINDS",
+    "answer_loss",
+    "assemble",
+    "bmmic",
+    "new_qformer",
+    "new_vision",
+    "pretrain",
+    "read",
+    "read_own",
+    "said_of_pictures",
+    "teacher",
+    "tune",
+    "tune_text_only",
+    "tuning_batches",
+    "world",
+]  # fmt: skip
 
 KINDS = ("base", "chat")
-
-
-def world(preset: Preset, run: Path) -> Path:
-    """The folder of the Moji world of this preset."""
-    inputs = {"world": preset.world, "code": stages.code_version(zvl.data)}
-    return (
-        stages.cached(
-            "world", inputs, run / "stages", lambda path: write_world(path / "moji", preset.world, bar)
-        )
-        / "moji"
-    )
-
-
-def teacher(config: plan.FactoryConfig) -> Teacher:
-    """The symbolic teacher, unless the configuration names a server."""
-    if config.teacher_url:
-        return ServerTeacher(config.teacher_model, config.teacher_url)
-    return SymbolicTeacher(config.seed, config.mistakes)
-
-
-def bmmic(preset: Preset, run: Path, split: str = "train") -> Path:
-    """The folder of what the data factory makes of the pictures of a split."""
-    config, source = preset.factory, world(preset, run)
-
-    def build(path: Path) -> None:
-        images = source / "images" / split
-        symbols = [
-            told
-            for language in LANGUAGES
-            for told in read_symbols(
-                source / f"captions_{language}_{split}.json",
-                source / f"instances_{split}.json",
-                images,
-                language,
-            )
-        ]
-        factory.run(path, plan.plan(symbols, config), teacher(config), config, bar)
-
-    inputs = {"world": source / "world.json", "config": config, "split": split,
-              "code": stages.code_version(zvl.data)}  # fmt: skip
-    return stages.cached(f"bmmic-{split}", inputs, run / "stages", build)
-
-
-def read(preset: Preset, run: Path, split: str) -> Data:
-    """Read one split back from its raw files, and its ViT features (computed once: the ViT is frozen).
-
-    A notebook and all stages that it calls share one copy.
-    """
-    # How a preset trains makes no difference to what it reads, and must make no second copy.
-    reads = replace(preset, pretraining=None, base=None, chat=None, text_only=None, own=OwnData())
-    return _read(reads, run, split)
-
-
-@functools.lru_cache(maxsize=2)
-def _read(preset: Preset, run: Path, split: str) -> Data:
-    folder = world(preset, run)
-    images = folder / "images" / split
-    pairs, regions, swapped, questions, dialogues = [], [], [], [], []
-    for language in LANGUAGES:
-        pairs += read_coco_captions(folder / f"captions_{language}_{split}.json", images, language)
-        regions += read_visual_genome_regions(
-            folder / f"regions_{language}_{split}.json", images, language, image_name="{:06d}.png"
-        )
-        if split == "test":
-            swapped += read_coco_captions(
-                folder / f"captions_swapped_{language}_{split}.json", images, language
-            )
-        questions += read_vqav2(
-            folder / f"questions_{language}_{split}.json", folder / f"annotations_{language}_{split}.json", images,
-            language, image_name="{:06d}.png",
-        )  # fmt: skip
-        dialogues += read_llava(folder / f"llava_{language}_{split}.json", images, language)
-    kept = factory.samples(factory.load(bmmic(preset, run))[0], images) if split == "train" else []
-    paths = tuple(sorted({pair.image for pair in pairs}))
-    features = load_file(str(_features(preset, run, split, paths) / "features.safetensors"))["features"]
-    return Data(
-        tuple(pairs),
-        tuple(regions),
-        tuple(swapped),
-        tuple(questions),
-        tuple(dialogues),
-        tuple(kept),
-        paths,
-        features,
-    )
-
-
-def read_own(preset: Preset, run: Path) -> own.Own | None:
-    """One's own data as the preset names it, None where it names none."""
-    return own.read(preset.own, run / "stages", preset.num_queries) if preset.own else None
-
-
-def _features(preset: Preset, run: Path, split: str, paths: tuple[str, ...]) -> Path:
-    def build(path: Path) -> None:
-        features = vision_features(paths)
-        save_file({"features": features}, str(path / "features.safetensors"))
-
-    inputs = {"world": world(preset, run) / "world.json", "split": split, "count": len(paths),
-              "code": stages.code_version(zvl.data), "vit": backbones.NANO / "clip" / "model.safetensors"}  # fmt: skip
-    return stages.cached(f"features-{split}", inputs, run / "stages", build)
-
-
-# --- pre-training -----------------------------------------------------------------------------------------------------
-
-
-def new_qformer(preset: Preset, seed: int = 0) -> QFormerForPretraining:
-    """The Q-Former before pre-training: its text side is the text tower, its query FFNs are copies of the text FFNs
-    (as BLIP-2 starts from BERT), cross-attention and queries are new.
-    """
-    tokenizer = backbones.load_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = QFormerForPretraining(
-            backbones.qformer_config(len(tokenizer)), preset.num_queries, preset.projection_dim,
-            decoder_start_id=tokenizer.convert_tokens_to_ids("[DEC]"),
-        )  # fmt: skip
-    clip = backbones.load_clip()
-    starts.initialise_from_bert(model.qformer, clip.text_model.state_dict())
-    model.text_projection.weight.data.copy_(clip.text_projection.weight)
-    return model
 
 
 def said_of_pictures(data: Data, words: Tensor, images: int) -> Tensor:
@@ -177,86 +65,13 @@ def said_of_pictures(data: Data, words: Tensor, images: int) -> Tensor:
     )
 
 
-def pretraining_batches(
-    preset: Preset, data: Data, tokenizer, mine: Data | None = None
-) -> Callable[[int, int], dict]:
-    """Pairs of both languages, half and half; which ones is a pure function of (seed, step, micro).
-
-    mine: one's own data. Its share of a batch is drawn from its pairs as they are, whatever their languages.
-    """
-    by_language = {lang: [pair for pair in data.pairs if pair.language == lang] for lang in LANGUAGES}
-    row, _, features = own.joined(data, mine)
-    half = preset.pretraining.batch_size // 2  # of the pictures of a batch, in each language
-    mine_of_half = round(preset.own.share * half) if mine is not None and mine.pairs else 0
-
-    def batches(step: int, micro: int) -> dict:
-        rng = np.random.default_rng([preset.pretraining.loop.seed, step, micro, 1])
-        chosen = [
-            by_language[lang][i]
-            for lang in LANGUAGES
-            for i in rng.integers(len(by_language[lang]), size=half - mine_of_half)
-        ]
-        if mine_of_half:
-            chosen += [mine.pairs[i] for i in rng.integers(len(mine.pairs), size=2 * mine_of_half)]
-        ids, mask = caption_ids(tokenizer, [pair.caption for pair in chosen])
-        rows = torch.tensor([row[pair.image] for pair in chosen])
-        return {
-            "image_embeds": features[rows].float(),
-            "input_ids": ids,
-            "text_mask": mask,
-            "image_ids": rows,
-        }
-
-    return batches
-
-
-def caption_ids(tokenizer, captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Captions for the Q-Former's text side: ids and mask (batch, length), [CLS] first and </s> last.
-
-    A caption with more tokens than the Q-Former has positions, 80, is cut and so has no end.
-    """
-    rows = chat.text_ids(tokenizer, captions)
-    rows = [[tokenizer.cls_token_id, *ids, tokenizer.eos_token_id][: own.CAPTION_TOKENS] for ids in rows]
-    length = -(-max(map(len, rows)) // 8) * 8  # few different shapes keep the memory of a long training small
-    ids = torch.tensor([line + [tokenizer.pad_token_id] * (length - len(line)) for line in rows])
-    return ids, ids != tokenizer.pad_token_id
-
-
-def pretrain(preset: Preset, run: Path) -> tuple[QFormerForPretraining, list[dict]]:
-    """The pre-trained Q-Former and the history of its training (paper section 3.3, pre-training)."""
-    config = preset.pretraining
-    uniform = round(config.uniform_share * config.loop.steps)
-
-    def loss(model, batch, step):
-        found = model(**batch, hard_negatives=step >= uniform)
-        return found["loss"], {name: value.detach() for name, value in found.items() if name != "loss"}
-
-    def build(path: Path) -> None:
-        data = read(preset, run, "train")
-        model = new_qformer(preset, config.loop.seed)
-        mine = read_own(preset, run) if preset.own.pairs else None
-        batches = pretraining_batches(preset, data, backbones.load_tokenizer(), mine and mine.train)
-        history = loop.train(model, loss, batches, config.loop, path, "Q-Former pre-training")
-        _save(model, history, path)
-
-    inputs = _inputs(preset, run) | {"config": config, "queries": preset.num_queries}
-    inputs |= own.inputs(preset.own) if preset.own.pairs else {}
-    path = stages.cached("pretraining", inputs, run / "stages", build)
-    model = new_qformer(preset, config.loop.seed)
-    model.load_state_dict(load_file(str(path / "model.safetensors")))
-    return model.eval(), _history(path)
-
-
-# --- instruction tuning -----------------------------------------------------------------------------------------------
-
-
 def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGeneration:
     """ViT, pre-trained Q-Former, a projection that starts aligned, and the language model, before any tuning."""
     tokenizer = backbones.load_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.pretraining.loop.seed)
         model = ZiyaVisualForConditionalGeneration.from_parts(
-            backbones.load_clip().vision_model, pretrain(preset, run)[0], backbones.load_llm(),
+            new_vision(preset), pretrain(preset, run)[0], parts.new_llm(preset.parts),
             image_token_id=tokenizer.convert_tokens_to_ids(chat.IMAGE), instruction_aware=kind == "chat",
         )  # fmt: skip
 
@@ -268,7 +83,7 @@ def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGe
         save_file(dict(model.language_projection.state_dict()), str(path / "projection.safetensors"))
         (path / "explained.json").write_text(json.dumps(explained), encoding="utf8")
 
-    inputs = _inputs(preset, run, "llm") | {"earlier": preset.pretraining, "queries": preset.num_queries}
+    inputs = _inputs(preset, run) | {"earlier": preset.pretraining, "queries": preset.num_queries}
     inputs |= own.inputs(preset.own) if preset.own.pairs else {}
     path = stages.cached("aligned-projection", inputs, run / "stages", build)
     model.language_projection.load_state_dict(load_file(str(path / "projection.safetensors")))
@@ -284,6 +99,7 @@ def tuning_batches(
     live: bool = False,
     mine: Data | None = None,
     share: float = 0.0,
+    image_size: int = backbones.IMAGE_SIZE,
 ):
     """Questions, captions and (second stage) conversations on drawn images, as a pure function of (seed, step, micro).
 
@@ -292,13 +108,12 @@ def tuning_batches(
 
     mine, share: one's own data, and for how many of a batch's pictures it stands: its conversations, and its captions
     as answers to "describe", half and half where there are both.
+    live: pictures as pixels of image_size a side, not as features.
     """
     asked: dict[tuple[str, str], list] = defaultdict(list)
     for sample in data.questions:
         asked[sample.images[0], sample.language].append(sample.turns[0])
-    captions: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for pair in data.pairs:
-        captions[pair.image, pair.language].append(pair.caption)
+    captions = data.captions
     row, paths, features = own.joined(data, mine)
     told_of_mine = [rows for rows in (mine.dialogues, mine.questions) if rows] if mine is not None else []
     mine_in_batch = round(share * config.batch_size) if told_of_mine else 0
@@ -344,7 +159,7 @@ def tuning_batches(
         if flat:
             distinct, index = np.unique(flat, return_inverse=True)
             if live:
-                batch["pixel_values"] = to_pixels([read_image(paths[i]) for i in distinct])
+                batch["pixel_values"] = to_pixels([read_image(paths[i]) for i in distinct], image_size)
             else:
                 batch["image_embeds"] = features[torch.from_numpy(distinct)].float()
             batch["image_index"] = torch.from_numpy(index)
@@ -375,7 +190,8 @@ def answer_loss(
         )
         batch = chat.collate(encoded, tokenizer.pad_token_id, multiple=8)
         pictures = [read_image(image) for sample in part for image in sample.images]
-        batch["pixel_values"], batch["image_index"] = to_pixels(pictures), torch.arange(len(pictures))
+        batch["pixel_values"] = to_pixels(pictures, model.config.vision_config.image_size)
+        batch["image_index"] = torch.arange(len(pictures))
         number = int((batch["labels"] != chat.IGNORED).sum())
         total, words = total + float(model(**batch).loss) * number, words + number
     return total / words
@@ -408,21 +224,22 @@ def tune(
         data = read(preset, run, "train")
         mine = read_own(preset, run)
         batches = tuning_batches(
-            config, kind, data, tokenizer, preset.num_queries, live, mine and mine.train, preset.own.share
-        )
+            config, kind, data, tokenizer, preset.num_queries, live, mine and mine.train, preset.own.share,
+            parts.image_size(preset.parts),
+        )  # fmt: skip
         history = loop.train(model, _tuning_loss, batches, config.loop, path, f"{kind} stage {stage}")
-        _save(model, history, path)
+        stages.save_trained(model, history, path)
 
     earlier = {
         "earlier": asdict(preset.pretraining),
         "stages": [asdict(c) for c in getattr(preset, kind)[:stage]],
     }
-    inputs = _inputs(preset, run, "llm") | earlier | {"queries": preset.num_queries, "kind": kind}
+    inputs = _inputs(preset, run) | earlier | {"queries": preset.num_queries, "kind": kind}
     inputs |= own.inputs(preset.own)
     path = stages.cached(f"{kind}-{stage}", inputs, run / "stages", build)
     model = start()
     model.load_state_dict(load_file(str(path / "model.safetensors")), strict=False)
-    return model.eval(), _history(path)
+    return model.eval(), stages.read_history(path)
 
 
 def tune_text_only(preset: Preset, run: Path) -> tuple[ZiyaVisualForConditionalGeneration, list[dict]]:
@@ -451,36 +268,19 @@ def tune_text_only(preset: Preset, run: Path) -> tuple[ZiyaVisualForConditionalG
             mine and mine.train,
             preset.own.share,
         )
-        _save(model, loop.train(model, _tuning_loss, batches, config.loop, path, "text-only baseline"), path)
+        stages.save_trained(
+            model, loop.train(model, _tuning_loss, batches, config.loop, path, "text-only baseline"), path
+        )
 
-    inputs = _inputs(preset, run, "llm") | {"earlier": preset.pretraining, "config": config}
+    inputs = _inputs(preset, run) | {"earlier": preset.pretraining, "config": config}
     inputs |= own.inputs(preset.own)
     path = stages.cached("text-only", inputs, run / "stages", build)
     model = start()
     model.load_state_dict(load_file(str(path / "model.safetensors")), strict=False)
-    return model.eval(), _history(path)
+    return model.eval(), stages.read_history(path)
 
 
-def _inputs(preset: Preset, run: Path, *parts: str) -> dict:
-    """What every training depends on: world, code, and the shipped backbones that it uses."""
-    return {
-        "world": world(preset, run) / "world.json",
-        "backbones": [backbones.NANO / part / "model.safetensors" for part in ("clip", *parts)],
-        "tokenizer": backbones.NANO / "tokenizer" / "tokenizer.json",
-        "code": stages.code_version(zvl.data, zvl.model, loop, stages, starts, material, own),
-        "schedule": Path(__file__),
-    }
-
-
-def _save(model: torch.nn.Module, history: list[dict], path: Path) -> None:
-    """What this stage has trained (the whole Q-Former for pre-training), and how it went."""
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    weights = {
-        name: value.detach().contiguous() for name, value in model.state_dict().items() if name in trained
-    }
-    save_file(weights, str(path / "model.safetensors"))
-    (path / "history.json").write_text(json.dumps(history), encoding="utf8")
-
-
-def _history(path: Path) -> list[dict]:
-    return json.loads((path / "history.json").read_text(encoding="utf8"))
+def _inputs(preset: Preset, run: Path) -> dict:
+    """What every training after the pre-training depends on."""
+    code = [Path(__file__), Path(pretraining.__file__), Path(own.__file__)]
+    return material.inputs(preset, run, "llm") | {"made of": parts.made_of(preset.parts), "schedule": code}

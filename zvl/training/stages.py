@@ -19,8 +19,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from torch import nn
 
 PARTS = (
@@ -160,6 +162,8 @@ def cached(stage: str, inputs: Mapping[str, Any], folder: str | Path, build: Cal
         return result
     result.mkdir(parents=True, exist_ok=True)
     build(result)
+    if not PartialState().is_main_process:  # several processes train together, one says that it is done
+        return result
     unfinished = result / f".{MARKER}"
     marker = {"key": key, "stage": stage, "inputs": plain}
     unfinished.write_text(json.dumps(marker, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -204,3 +208,21 @@ def _content(path: Path, where: str) -> str:
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{_content(file, where)}\0".encode())
     return digest.hexdigest()
+
+
+def save_trained(model: torch.nn.Module, history: list[dict], path: Path) -> None:
+    """What this stage has trained (the whole Q-Former for pre-training), and how it went; one process writes."""
+    if not PartialState().is_main_process:
+        return PartialState().wait_for_everyone()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    weights = {
+        name: value.detach().contiguous() for name, value in model.state_dict().items() if name in trained
+    }
+    save_file(weights, str(path / "model.safetensors"))
+    (path / "history.json").write_text(json.dumps(history), encoding="utf8")
+    PartialState().wait_for_everyone()
+
+
+def read_history(path: Path) -> list[dict]:
+    """The history of a training that `save_trained` kept in this folder."""
+    return json.loads((path / "history.json").read_text(encoding="utf8"))
