@@ -38,7 +38,7 @@ def run(
         str | None, typer.Option(help="training pairs of 03: moji, or a folder of shards")
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="of 03's Q-Former: nothing, or BERT's or BLIP-2's folder")
+        str | None, typer.Option(help="of 03's Q-Former: nothing, a file of `zvl convert`, or a folder")
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="of 03's Q-Former: nano, or a folder")] = None,
     features: Annotated[

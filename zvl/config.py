@@ -55,9 +55,7 @@ class PretrainingConfig:
     uniform_share: float  # of the steps, from the first, whose ITM negatives are uniform; then they are hard
     held_out: int = 100  # pictures in no batch, for the evaluation in training; at most a tenth of all
     whole_batch_contrast: bool = False  # contrast over a step's micro-batches as one
-    compile: bool = (
-        False  # ViT and Q-Former by torch.compile: minutes at first, which a long run on a GPU earns back
-    )
+    compile: bool = False  # by torch.compile: minutes at first, which a long run on a GPU earns back
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class PartsConfig:
 
     vision: str = "nano"  # or "eva-clip-g" (ViT-g/14), or the folder of any vision model
     qformer: str = "nano"  # or "bert-base" (768 x 12, cross-attention in every second layer)
-    start: str = "text tower"  # of the Q-Former: nano's own, "nothing", or BERT's or BLIP-2's folder
+    start: str = "text tower"  # of the Q-Former: nano's own, "nothing", a file of `zvl convert`, or a folder
     tokenizer: str = "nano"  # the Q-Former's: "nano", or a folder
     llm: str = "nano"  # or "ziya-llama-13b", or the folder of any causal language model
     weights: str = "shipped"  # of ViT and LLM: those of their names, "random", or a folder

@@ -156,7 +156,7 @@ def fingerprint(notebook: Path, parameters: Mapping, upstream: Mapping[str, str]
         json.dumps([dict(parameters), dict(upstream), results.versions()], sort_keys=True, default=str)
     )
     parts.append(own_content(parameters))
-    parts += [_files_below(Path(parameters[name])) for name in PARTS if parameters.get(name)]
+    parts += [_files_below(Path(parameters[name])) for name in PARTS if "/" in parameters.get(name, "")]
     digest = hashlib.sha256("\0".join(parts).encode())
     package = Path(__file__).parent
     for path in sorted(package.rglob("*")):

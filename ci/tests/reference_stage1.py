@@ -70,9 +70,7 @@ class ReferenceStage1:
         text_hidden, _ = self.transform(self.embed(None, input_ids), 0, self.padding_mask(text_mask))
         image_features = F.normalize(model.vision_projection(image_hidden), dim=-1)
         text_features = F.normalize(model.text_projection(text_hidden[:, 0]), dim=-1)
-        to_text = (image_features[:, None] @ text_features[:, :, None]).squeeze(
-            -1
-        )  # (images, texts, queries)
+        to_text = (image_features[:, None] @ text_features[:, :, None])[..., 0]  # (images, texts, queries)
         to_text = to_text.max(dim=-1).values / model.temperature
         to_image = (text_features[:, None, None] @ image_features.transpose(1, 2)).squeeze(2)
         to_image = to_image.max(dim=-1).values / model.temperature  # (texts, images)

@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_objectives import (
+from small_stage1 import (
     LENGTH,
     assert_gradients_agree,
     gradients,
     hardest_negatives,
     random_batch,
     random_model,
-    seed,  # noqa: F401, a fixture
-)
+)  # fmt: skip
 from test_schedule import handful
 from torch.testing import assert_close
 
@@ -21,6 +20,7 @@ from zvl.model import objectives
 from zvl.training import contrast, loop, schedule
 from zvl.training.contrast import whole_batch
 
+pytestmark = pytest.mark.usefixtures("seed")
 IMAGES = (0, 1, 2, 1, 3, 0, 4, 1, 5)  # images 0 and 1 come back in other micro-batches
 SIZE = 3
 PARTS = ("itc", "itm", "itg", "loss")

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from test_objectives import (
+from small_stage1 import (
     LENGTH,
     assert_gradients_agree,
     gradients,
     hardest_negatives,
     random_batch,
     random_model,
-    seed,  # noqa: F401, a fixture
-)
+)  # fmt: skip
 from torch.testing import assert_close
 
 from zvl.config import LoopConfig
@@ -23,6 +22,7 @@ from zvl.model import gather, objectives
 from zvl.training import loop
 from zvl.training.contrast import whole_batch
 
+pytestmark = pytest.mark.usefixtures("seed")
 IMAGES = (0, 1, 2, 1, 3, 1, 0, 4)  # the processes share images 0 and 1
 ROWS = 4  # pairs in each process
 PARTS = ("itc", "itm", "itg", "loss")

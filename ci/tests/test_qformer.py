@@ -1,8 +1,5 @@
 """The Q-Former equals transformers' and its masks let through exactly what they should."""
 
-import os
-import secrets
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -17,17 +14,9 @@ from zvl.model.qformer import (
     unimodal_mask,
 )
 
+pytestmark = pytest.mark.usefixtures("seed")
 BATCH, QUERIES, LENGTH, PATCHES, VOCABULARY, WIDTH, VISION = 5, 3, 7, 6, 50, 24, 20
 CLOSE = {"rtol": 0, "atol": 1e-5}
-
-
-@pytest.fixture(autouse=True)
-def seed() -> int:
-    """Fresh inputs each time; set ZVL_TEST_SEED to the printed number to see a failure again."""
-    value = int(os.environ.get("ZVL_TEST_SEED") or secrets.randbelow(2**31))
-    print(f"ZVL_TEST_SEED={value}")
-    torch.manual_seed(value)
-    return value
 
 
 def random_config(**changes) -> InstructBlipQFormerConfig:

@@ -52,6 +52,10 @@ def test_weights_in_the_folder_decide_and_odd_names_are_refused(folder, tmp_path
         ("both", "en"): 0.75 * 6 / 42, ("both", "zh"): 0.25, ("english", "en"): 0.75 * 36 / 42,
     })  # fmt: skip
     assert sharded.index_files(str(tmp_path / "tars"))[-1].name == "weights.yaml", "it is part of the key"
+    for odd in ("sets: {both: twice}", "sets: [both]", "both"):
+        (tmp_path / "tars/weights.yaml").write_text(odd)
+        with pytest.raises(ValueError, match=r"weights\.yaml: sets: needs lines of a name and a number"):
+            sharded.mixture(str(tmp_path / "tars"), 0)
     (tmp_path / "tars/weights.yaml").write_text("sets: {wukong: 3}\n")
     with pytest.raises(ValueError, match=r"weights\.yaml: sets: 'wukong' is not one of both, english"):
         sharded.mixture(str(tmp_path / "tars"), 0)

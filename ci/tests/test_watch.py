@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_stage1 import PATCHES, VISION, random_batch, random_model
 from test_loop import digest
-from test_objectives import PATCHES, VISION, random_batch, random_model
 from torch import nn
 
 from zvl.config import LoopConfig

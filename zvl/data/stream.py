@@ -63,9 +63,8 @@ class _Batches:
             numbers.append(number)
             told.append(where)
         ids, mask = self.encode(captions)
-        with torch.autocast(
-            "cpu", enabled=False
-        ):  # the training's, where no worker makes this; it refuses halves
+        # Without workers this runs under the training's autocast, which refuses half precision.
+        with torch.autocast("cpu", enabled=False):
             seen = torch.stack(pixels)
         batch = {
             "pixel_values" if self.kept is None else "image_embeds": seen,

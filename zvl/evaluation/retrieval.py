@@ -60,10 +60,9 @@ def similarities(image_features: Tensor, text_features: Tensor) -> Tensor:
     image_features: (n, queries, width) or (n, width); text_features: (m, width); both normalised. Returns
     (n, m) fp32.
     """
-    image_features, text_features = image_features.float(), text_features.float()  # bf16 makes ties
-    with torch.autocast(
-        image_features.device.type, enabled=False
-    ):  # and an evaluation in training runs under it
+    # bf16 makes ties, and an evaluation in training runs under autocast.
+    image_features, text_features = image_features.float(), text_features.float()
+    with torch.autocast(image_features.device.type, enabled=False):
         if image_features.dim() == 2:
             return image_features @ text_features.T
         return torch.einsum("nqd,md->nmq", image_features, text_features).amax(dim=-1)

@@ -78,9 +78,8 @@ def _draw(ax: Axes, history: Sequence[Mapping[str, float]], lines: Mapping[str, 
         points = [(row["step"], row[key]) for row in history if key in row]
         if not points:
             continue
-        group = (
-            key.rpartition("/")[0] if style == ":" or key.endswith("tr1") else key
-        )  # one colour a language
+        # One colour a language.
+        group = key.rpartition("/")[0] if style == ":" or key.endswith("tr1") else key
         colour = colours.setdefault(group, PALETTE[len(colours) % len(PALETTE)])
         marker = "o" if key.startswith("eval/") else None
         ax.plot(

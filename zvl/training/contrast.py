@@ -10,7 +10,7 @@ of the temperature too. Dropout agrees because both passes start from the same r
 ITM's negatives come from the whole batch too, as in the big batch. That needs no picture that is not there already,
 because the ViT's output of the whole step is kept for the second pass (2,048 x 257 x 1,408 in bf16: 1.5 GB; what one
 process sends to others is in `zvl.model.gather`), but the keys and values of drawn pictures are computed a second time.
-Price, of the Q-Former's work at full size: 12% for the first pass, 5% for these keys and values; none of the ViT's.
+Price, of the Q-Former's work at full size: 11% for the first pass, 5% for these keys and values; none of the ViT's.
 ITG's mean is over all words of the whole batch, where plain accumulation averages the micro-batches' means.
 """
 

@@ -67,9 +67,7 @@ def qformer_flops(
     token = 8 * d**2 + 4 * d * config.intermediate_size  # the linear layers of one token in one layer
     crossing = _crossing(config)
     image_kv = crossing * patches * 4 * config.encoder_hidden_size * d
-    cross = (
-        crossing * 4 * num_queries * (4 * d**2 + 4 * d * patches)
-    )  # one picture for ITC and ITG, three for ITM
+    cross = crossing * 4 * num_queries * (4 * d**2 + 4 * d * patches)  # one for ITC and ITG, three for ITM
     words = length * (2 * d * config.vocab_size + 2 * d**2)
     if layout == "lavis":
         tokens = num_queries + length + 3 * both + length
@@ -77,9 +75,8 @@ def qformer_flops(
         return layers * (tokens * token + 4 * d * seen) + 4 * image_kv + cross + words
     packed = num_queries + 2 * length
     own = layers * ((packed + 3 * both) * token + 4 * d * (packed**2 + 3 * both**2))
-    spared = (
-        3 * length * (token - 4 * d**2 + 4 * d * both)
-    )  # the last layer needs keys and values of ITM's text alone
+    # The last layer needs keys and values of ITM's text alone.
+    spared = 3 * length * (token - 4 * d**2 + 4 * d * both)
     return own - spared + image_kv + cross + words
 
 
@@ -88,7 +85,8 @@ def contrast_flops(
 ) -> float:
     """What contrast over a whole step in micro-batches costs beside training, on one pair: `zvl.training.contrast`.
 
-    ITC's and ITG's pass once before, without gradient, and keys and values of ITM's drawn pictures once more, trained.
+    ITC's and ITG's pass once before, without gradient, and keys and values of ITM's drawn pictures once more: forward
+    and for the gradient of their weights, as the frozen ViT's outputs need none.
     """
     d, crossing = config.hidden_size, _crossing(config)
     image_kv = crossing * patches * 4 * config.encoder_hidden_size * d
@@ -96,7 +94,7 @@ def contrast_flops(
     packed = num_queries + 2 * length
     token = 8 * d**2 + 4 * d * config.intermediate_size
     first = config.num_hidden_layers * (packed * token + 4 * d * packed**2)
-    return first + image_kv + cross + 3 * image_kv
+    return first + image_kv + cross + 2 * image_kv
 
 
 def activation_bytes(
@@ -117,9 +115,8 @@ def activation_bytes(
     tokens = layers * (num_queries + 2 * length + 3 * (num_queries + length))
     crossing = _crossing(config)
     cross = crossing * 4 * num_queries * (3 * size * d + 4 * d)
-    image = patches * (
-        size * config.encoder_hidden_size + crossing * 4 * 2 * size * d
-    )  # K, V: once, and as ITM's rows
+    image_kv = crossing * 4 * 2 * size * d  # once, and as ITM's rows
+    image = patches * (size * config.encoder_hidden_size + image_kv)
     words = length * 4 * config.vocab_size  # log-probabilities
     return tokens * token + cross + image + words
 
@@ -160,9 +157,8 @@ def plan(preset: Preset, gpus: int = 1, gpu: str = "h100", share: float = ASSUME
     passing = TEXT_LENGTH * qformer.vocab_size * 10
     seeing = patches * size * (2 * vision.intermediate_size + 6 * vision.hidden_size)  # one layer of the ViT
     pixels = 3 * vision.image_size**2 * 4
-    whole = (
-        -(-config.loop.accumulation // gpus) if config.whole_batch_contrast else 1
-    )  # micro-batches seen as one
+    # Micro-batches of a process that are seen as one.
+    whole = -(-config.loop.accumulation // gpus) if config.whole_batch_contrast else 1
 
     def peak(batch: int) -> dict:
         similarities = 8 * (batch * whole) ** 2 * preset.num_queries / whole

@@ -167,9 +167,8 @@ def pretrain(preset: Preset, run: Path) -> tuple[QFormerForPretraining, list[dic
         if config.compile:  # in place: names of weights and checkpoints stay as they are
             if isinstance(features, LiveFeatures):
                 features.vision.compile()
-            if (
-                PartialState().num_processes == 1
-            ):  # what several fetch from each other changes size in every step
+            # What several processes fetch from each other changes size in every step.
+            if PartialState().num_processes == 1:
                 model.compile()
         history = loop.train(
             model, _looking(loss, features), batches, shared, path, "Q-Former pre-training",

@@ -218,9 +218,8 @@ def tune(
 
     def build(path: Path) -> None:
         model = start()
-        live = any(
-            p.requires_grad for p in model.vision_model.parameters()
-        )  # LoRA in the ViT: features change
+        # With LoRA in the ViT its features change.
+        live = any(p.requires_grad for p in model.vision_model.parameters())
         data = read(preset, run, "train")
         mine = read_own(preset, run)
         batches = tuning_batches(

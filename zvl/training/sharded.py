@@ -71,7 +71,9 @@ def _weights(path: Path, sets: list[str], languages: list[str]) -> tuple[dict[st
     told = yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
     found = []
     for field, known in (("sets", sets), ("languages", languages)):
-        given = told.get(field) or {}
+        given = (told.get(field) or {}) if isinstance(told, dict) else told
+        if not isinstance(given, dict) or not all(type(weight) in (int, float) for weight in given.values()):
+            raise ValueError(f"{path}: {field}: needs lines of a name and a number")
         if odd := [name for name in given if name not in known]:
             raise ValueError(f"{path}: {field}: {odd[0]!r} is not one of {', '.join(known)}")
         found.append(dict.fromkeys(known, 1.0) | given)
