@@ -33,10 +33,13 @@ class LoopConfig:
     eval_every: int = 0  # steps between evaluations on held-out pairs, and after the last step; 0 for none
     min_lr_ratio: float = 0.0  # the cosine ends at this fraction of the peak
     rates: tuple[tuple[str, float], ...] = ()  # (pattern, peak rate): the first found in a parameter's name
+    optimizer: str = "adamw"  # or "muon": for the matrices of the blocks, AdamW for all else
 
     def __post_init__(self):
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {self.precision!r}: allowed are 'fp32' and 'bf16'")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer {self.optimizer!r}: allowed are 'adamw' and 'muon'")
         at_least_one = ("steps", "accumulation", "log_every")
         for name in (*at_least_one, "save_every", "eval_every", "clip"):
             if getattr(self, name) < (least := int(name in at_least_one)):

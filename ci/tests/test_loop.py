@@ -62,14 +62,68 @@ def test_the_rate_warms_up_then_falls_along_a_cosine():
 
 def test_matrices_decay_and_vectors_do_not():
     model = new_model()
-    groups = parameter_groups(model, replace(CONFIG, rates=(("^3", 0.5),)))
+    groups = parameter_groups(model, replace(CONFIG, rates=(("^3", 0.5),)))["adamw"]
     found = {p: (group["peak"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert [found[p] for p in model.parameters()] == [
         (0.01, 0.05), (0.01, 0.0), (0.01, 0.0), (0.01, 0.0), (0.5, 0.05), (0.5, 0.0)
     ]  # fmt: skip
 
 
+def blocks():
+    """Two blocks between an embedding and a head, named as transformers names them."""
+    torch.manual_seed(1)
+    model = nn.ModuleDict(
+        {"embed": nn.Linear(8, 12), "layers": nn.ModuleList(nn.Linear(12, 12) for _ in "ab")}
+    )
+    model["head"] = nn.Linear(12, 1)
+    model.forward = lambda x: model["head"](model["layers"][1](model["layers"][0](model["embed"](x)).tanh()))
+    return model
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_else():
+    model, muon = blocks(), replace(CONFIG, optimizer="muon")
+    groups = parameter_groups(model, muon)
+    names = {p: name for name, p in model.named_parameters()}
+    found = {kind: {names[p] for group in groups[kind] for p in group["params"]} for kind in groups}
+    assert found["muon"] == {"layers.0.weight", "layers.1.weight"}
+    assert found["adamw"] == set(names.values()) - found["muon"]
+    assert set(parameter_groups(model, CONFIG)) == {"adamw"}
+
+
+def test_a_step_of_muon_turns_a_matrix_and_one_of_adamw_its_entries():
+    """Of a gradient's matrix, Muon keeps the directions and makes their lengths alike (its singular values)."""
+    model = blocks()
+    before = model["layers"][0].weight.detach().clone()
+    config = replace(CONFIG, steps=1, optimizer="muon", weight_decay=0.0, warmup=0.0)
+    train(model, loss_fn, batches, config)
+    lengths = torch.linalg.svdvals(before - model["layers"][0].weight.detach())
+    lengths = lengths / (config.learning_rate * 0.2 * 12**0.5)  # 0.2 sqrt(width): as large as AdamW's
+    rank = int((lengths > 0.3).sum())
+    assert rank >= 6 and 0.6 < float(lengths[:rank].median()) < 1.3, lengths
+    gradient = torch.linalg.svdvals(gradient_of(blocks()))
+    assert gradient[0] / gradient[5] > 5, "the gradient itself is far from even"
+
+
+def gradient_of(model):
+    torch.manual_seed(0)
+    loss_fn(model, batches(0, 0), 0)[0].backward()
+    return model["layers"][0].weight.grad
+
+
+def test_a_training_with_two_optimizers_resumes_to_the_same_bits(tmp_path):
+    config = replace(CONFIG, optimizer="muon", save_every=5)
+    whole, cut = blocks(), blocks()
+    history = train(whole, loss_fn, batches, config)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, loss_fn, interrupted_at(7), config, tmp_path)
+    again = blocks()
+    assert train(again, loss_fn, batches, config, tmp_path) == history
+    assert digest(again) == digest(whole)
+
+
 def test_wrong_settings_are_named():
+    with pytest.raises(ValueError, match="'adamw' and 'muon'"):
+        replace(CONFIG, optimizer="sgd")
     with pytest.raises(ValueError, match="'fp32' and 'bf16'"):
         replace(CONFIG, precision="fp16")
     with pytest.raises(ValueError, match="accumulation must be at least 1"):

@@ -87,7 +87,8 @@ def test_the_reference_runs_in_half_precision_as_ours_does(dtype, attention, dra
         ours = model(**batch)
     theirs = ReferenceStage1(model, attention, dtype).losses(**batch, negatives=drawn[0])
     exact = ReferenceStage1(model).losses(**batch, negatives=drawn[0])
-    assert theirs["itg"] != exact["itg"], "it did run in half precision"
+    # One loss alone is the same to the last bit in one draw of three hundred.
+    assert any(theirs[part] != exact[part] for part in ("itc", "itm", "itg")), "it did run in half precision"
     for part in ("itc", "itm", "itg"):
         assert ours[part].item() == pytest.approx(theirs[part].item(), abs=0.1), part
     theirs["loss"].backward()

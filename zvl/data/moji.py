@@ -62,6 +62,7 @@ UNSEEN_A_GROUP = 2  # concepts of each group that may be kept out of training pi
 PLACE_BOUNDS = (22, 40, 56, 74)
 HEIGHT_BOUNDS = (36, 60)  # high, halfway up, low
 SIZES = {"small": (20, 26), "big": (30, 36)}  # side of a piece in pixels; signs are always big, to be legible
+RICH = {"framed": 0.4, "signs": 0.3, "hold_out_concepts": True}  # `scenes` of the full world
 CLEAR = 8  # pixels between two centres from which on "left of" and "above" are beyond doubt
 
 

@@ -13,11 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zvl.data import moji, questions, wordings
+from zvl.data.drawing import BACKGROUNDS, FRAMES
 from zvl.data.pixels import to_pixels
 from zvl.data.samples import LANGUAGES
 from zvl.model.backbones import WIDTH, BilingualClip, new_llm, train_tokenizer
 from zvl.training.loop import LoopConfig, train
 from zvl.training.reading import (
+    KINDS,
+    RICH_KINDS,
     TextIds,
     bucketed,
     ordinary_batch,
@@ -29,82 +32,160 @@ from zvl.training.reading import (
 from zvl.training.starts import patch_shares
 
 LOOKUP = ("where", "where", "existence", "left_right", "category", "leftmost")
+RICH_LOOKUP = (
+    "where",
+    "ground",
+    "refer",
+    "read",
+    "existence",
+    "left_right",
+    "above_below",
+    "category",
+    "leftmost",
+)
 GRID = 8  # patches a side
+BOX_WEIGHT = 10.0  # of a box's error, in shares of the sides
+DENSE = 0.5  # share of a patch that a piece covers, from which on the patch alone tells what it belongs to
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def make_tokenizer(seed: int = 0, scenes: int = 4000):
-    """The tokenizer, trained on descriptions, captions and questions of training scenes and on ordinary text."""
+def make_tokenizer(seed: int = 0, scenes: int = 4000, rich: bool = False):
+    """The tokenizer, trained on descriptions, captions and questions of training scenes and on ordinary text.
+
+    rich: of the full world, in which words stand on signs and boxes are numbers.
+    """
     rng = np.random.default_rng(seed)
     texts = list(ordinary_text())
-    for scene in moji.scenes(scenes, "train", seed):
+    for scene in moji.scenes(scenes, "train", seed, **(moji.RICH if rich else {})):
         for language in LANGUAGES:
-            texts.append(wordings.description(scene, language))
-            texts += [
-                f"{q.question} {q.answer}\n{q.answer}"
-                for q in questions.questions(scene, language, "train", rng)
-            ]
+            texts.append(wordings.description(scene, language, rich=rich))
+            asked = questions.questions(
+                scene, language, "train", rng, questions.RICH_TYPES if rich else questions.QUESTION_TYPES
+            )
+            if rich:
+                asked += questions.follow_up(scene, language, "train", rng)
+                asked.append(questions.grounded(scene, language, "train", rng))
+                piece = scene.pieces[rng.integers(len(scene.pieces))]
+                said = questions.expressions(scene, piece, language)
+                asked.append(questions.ground(str(rng.choice(said)), piece, language, "train", rng))
+            texts += [f"{q.question} {q.answer}\n{q.answer}" for q in asked]
             texts.append(wordings.caption(scene, language, "train", int(rng.integers(5)), rng))
-    for concept in moji.concepts():
-        texts += [concept.names["en"], " " + concept.names["en"]] * 50
-    names = [concept.names["zh"] for concept in moji.concepts() if len(concept.names["zh"]) > 1]
-    return train_tokenizer(texts, names)
+    names = [concept.names for concept in moji.concepts()]
+    if rich:
+        names += [{"en": word, "zh": word} for word in moji.SIGN_WORDS]
+    for name in names:
+        texts += [name["en"], " " + name["en"]] * 50
+    return train_tokenizer(texts, [n["zh"] for n in names if len(n["zh"]) > 1 and not n["zh"].isascii()])
 
 
 # --- the ViT and its text tower ---------------------------------------------------------------------------------------
 
 
-def region_weights(scenes: list[moji.Scene]) -> Tensor:
-    """How much of each patch a piece covers: (batch, 5, 64), rows summing to 1 (0 for absent pieces)."""
-    weights = torch.zeros(len(scenes), moji.MAX_PIECES, GRID * GRID)
+def region_weights(scenes: list[moji.Scene], rich: bool = False) -> Tensor:
+    """How much of each patch a piece covers: (batch, 5, 64), rows summing to 1 (0 for absent pieces).
+
+    rich: a sixth region, all that no piece covers, and a seventh, the whole picture.
+    """
+    pieces = _covered(scenes)
+    if rich:
+        left = (1 - pieces.sum(1, keepdim=True)).clamp(min=0)
+        pieces = torch.cat([pieces, left, torch.ones_like(left)], 1)
+    return pieces / pieces.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _covered(scenes: list[moji.Scene]) -> Tensor:
+    shares = torch.zeros(len(scenes), moji.MAX_PIECES, GRID * GRID)
     for i, scene in enumerate(scenes):
         boxes = [(piece.x, piece.y, piece.side, piece.side) for piece in scene.pieces]
-        weights[i, : len(boxes)] = patch_shares(boxes, GRID * GRID, moji.SCENE_SIZE)
-    return weights / weights.sum(-1, keepdim=True).clamp(min=1)
+        shares[i, : len(boxes)] = patch_shares(boxes, GRID * GRID, moji.SCENE_SIZE)
+    return shares
 
 
-def region_labels(scenes: list[moji.Scene]) -> dict[str, Tensor]:
-    """Which text of each aspect is said of each piece: (batch, 5) numbers in `region_words`, -1 where no piece is."""
-    sizes = list(wordings.SIZE_WORDS["en"])
-    labels = {aspect: torch.full((len(scenes), moji.MAX_PIECES), -1) for aspect in region_words("en")}
+def region_labels(scenes: list[moji.Scene], rich: bool = False) -> dict[str, Tensor]:
+    """Which text of each aspect is said of each region of `region_weights`: (batch, regions) numbers in `region_words`,
+    -1 where it is said of none.
+    """
+    sizes, frames = list(wordings.SIZE_WORDS["en"]), [None, *FRAMES]
+    regions = moji.MAX_PIECES + 2 * rich
+    labels = {aspect: torch.full((len(scenes), regions), -1) for aspect in region_words("en", rich)}
     for i, scene in enumerate(scenes):
         for j, piece in enumerate(scene.pieces):
-            said = {"name": piece.concept, "place": piece.place, "size": sizes.index(piece.size)}
+            name = piece.concept
+            if piece.word is not None:
+                name = len(moji.concepts()) + piece.concept - moji.SIGN_ID
+            said = {"name": name, "place": piece.place, "size": sizes.index(piece.size)}
+            if rich:
+                said |= {"height": piece.height, "frame": frames.index(piece.frame)}
             for aspect, label in said.items():
                 labels[aspect][i, j] = label
+        if rich:
+            labels["ground"][i, -2] = list(BACKGROUNDS).index(scene.background)
+            labels["number"][i, -1] = len(scene.pieces) - 1
     return labels
 
 
-def region_words(language: str) -> dict[str, list[str]]:
-    """What can be said of a region, by aspect: all names, all places, all sizes."""
-    return {
+def region_words(language: str, rich: bool = False) -> dict[str, list[str]]:
+    """What can be said of a region, by aspect: all names, all places, all sizes; rich: what is on signs, heights and
+    frames too, of what is left over its colour, and of the whole the number of things.
+    """
+    words = {
         "name": [concept.names[language] for concept in moji.concepts()],
         "place": list(wordings.PLACES[language]),
         "size": list(wordings.SIZE_WORDS[language].values()),
     }
+    if rich:
+        grounds = [moji.Scene("", name, 0, ()) for name in BACKGROUNDS]
+        words["name"] += [wordings.sign(word, language) for word in moji.SIGN_WORDS]
+        words |= {
+            "height": list(wordings.HEIGHTS[language]),
+            "frame": [wordings.NO_FRAME[language]]
+            + [wordings.framed("", frame, language).strip() for frame in FRAMES],
+            "ground": [wordings.phrases(scene, language)[0] for scene in grounds],
+            "number": list(wordings.NUMBERS[language][1:]),
+        }
+    return words
 
 
-def region_texts(tokenizer) -> dict[str, tuple[Tensor, Tensor]]:
+def region_texts(tokenizer, rich: bool = False) -> dict[str, tuple[Tensor, Tensor]]:
     """`region_words` of both languages, English first, as ids and mask: each (2 * words, length)."""
     texts = {}
-    for aspect in region_words("en"):
-        words = [word for language in LANGUAGES for word in region_words(language)[aspect]]
+    for aspect in region_words("en", rich):
+        words = [word for language in LANGUAGES for word in region_words(language, rich)[aspect]]
         rows = tokenizer(words, add_special_tokens=False)["input_ids"]
         texts[aspect] = pad([[tokenizer.cls_token_id, *row] for row in rows])
     return texts
 
 
-def clip_batch(tokenizer, step: int, batch_size: int, seed: int) -> dict[str, Tensor]:
+def dense_labels(scenes: list[moji.Scene]) -> dict[str, Tensor]:
+    """What each patch tells by itself: `patch_name` (batch, 64) in `region_words`, -1 where no piece covers half of it,
+    and `patch_box` (batch, 64, 4), the corners of that piece's box (left, top, right, bottom) as shares of the sides.
+    """
+    share, piece = _covered(scenes).max(1)
+    names = region_labels(scenes, rich=True)["name"].gather(1, piece)
+    boxes = torch.zeros(len(scenes), moji.MAX_PIECES, 4)
+    for i, scene in enumerate(scenes):
+        corners = [(p.x, p.y, p.x + p.side, p.y + p.side) for p in scene.pieces]
+        boxes[i, : len(corners)] = torch.tensor(corners) / moji.SCENE_SIZE
+    return {
+        "patch_name": names.masked_fill(share < DENSE, -1),
+        "patch_box": boxes.gather(1, piece[..., None].expand(-1, -1, 4)),
+    }
+
+
+def clip_batch(tokenizer, step: int, batch_size: int, seed: int, rich: bool = False) -> dict[str, Tensor]:
     """Fresh training scenes for one step, a pure function of (seed, step)."""
     rng = np.random.default_rng([seed, step, 7])
-    scenes = moji.scenes(batch_size, "train", int(rng.integers(2**31)))
+    drawn = moji.RICH if rich else {}
+    scenes = moji.scenes(batch_size, "train", int(rng.integers(2**31)), **drawn)
     batch = {
         "pixel_values": to_pixels([moji.render(scene) for scene in scenes]),
-        "weights": region_weights(scenes),
-        "labels": region_labels(scenes),
+        "weights": region_weights(scenes, rich),
+        "labels": region_labels(scenes, rich),
     }
+    if rich:
+        batch |= dense_labels(scenes)
     cls = [tokenizer.cls_token_id]
     for language in LANGUAGES:
         texts = [wordings.caption(s, language, "train", int(rng.integers(5)), rng) for s in scenes]
@@ -120,7 +201,7 @@ def clip_loss(
     where: torch.nn.Linear | None = None,
 ) -> tuple[Tensor, dict]:
     """Caption contrast in both languages, plus region contrast against all names, places and sizes, plus, with `where`,
-    `place_loss`.
+    `place_loss`. In a rich batch each patch that a piece covers names it, too, and with `where` tells its box.
     """
     image_embeds = model.image_embeds(batch["pixel_values"])
     images = model.image_features(image_embeds).float()
@@ -131,12 +212,23 @@ def clip_loss(
         logits = model.log_scale.clamp(max=4.6).exp() * images @ features.T
         total = total + (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 4
         metrics[f"top1_{language}"] = (logits.argmax(1) == target).float().mean()
-    present = batch["labels"]["name"] >= 0
-    regions = model.region_features(image_embeds, batch["weights"].to(image_embeds.dtype))[present].float()
+    features = model.region_features(image_embeds, batch["weights"].to(image_embeds.dtype)).float()
+    scale = model.region_log_scale.clamp(max=4.6).exp()
     for aspect, text in texts.items():
+        present = batch["labels"][aspect] >= 0
+        regions, labels = features[present], batch["labels"][aspect][present]
+        if aspect == "name" and "patch_name" in batch:
+            known = batch["patch_name"] >= 0
+            patches = F.normalize(model.region_projection(image_embeds[:, 1:][known]), dim=-1)
+            regions = torch.cat([regions, patches.float()])
+            labels = torch.cat([labels, batch["patch_name"][known]])
         table = model.text_features(*text).float().view(2, -1, regions.shape[-1])  # (language, words, width)
-        logits = model.region_log_scale.clamp(max=4.6).exp() * torch.einsum("rd,lcd->lrc", regions, table)
-        labels = batch["labels"][aspect][present]
+        logits = scale * torch.einsum("rd,lcd->lrc", regions, table)
+        if len(labels) > (count := int(present.sum())):
+            dense = sum(F.cross_entropy(logits[i, count:], labels[count:]) for i in range(2)) / 2
+            total, metrics["patch_name"] = total + dense, dense.detach()
+            metrics["patch_name_top1"] = (logits[0, count:].argmax(1) == labels[count:]).float().mean()
+            logits, labels = logits[:, :count], labels[:count]
         loss = sum(F.cross_entropy(logits[i], labels) for i in range(2)) / 2
         total = total + loss
         metrics[f"region_{aspect}"] = loss.detach()
@@ -144,6 +236,11 @@ def clip_loss(
     if where is not None:
         place = place_loss(where, image_embeds)
         total, metrics["patch_place"] = total + place, place.detach()
+        if "patch_box" in batch:
+            known = batch["patch_name"] >= 0
+            told = where(image_embeds[:, 1:][known])[:, 2 * GRID :].float()
+            off = (told - batch["patch_box"][known]).abs().mean()
+            total, metrics["patch_box_pixels"] = total + BOX_WEIGHT * off, moji.SCENE_SIZE * off.detach()
     return total, metrics
 
 
@@ -151,22 +248,27 @@ def place_loss(where: torch.nn.Linear, image_embeds: Tensor) -> Tensor:
     """Every patch tells its own row and column. A ViT that only has to match captions forgets where it looked, and
     nothing behind it can learn "left of" again; large ones keep it by their size.
 
-    where: width -> rows and columns (16), thrown away after the training. image_embeds: (batch, 65, width).
+    where: width -> rows and columns (the first 16 outputs), thrown away after the training. image_embeds:
+    (batch, 65, width).
     """
-    logits = (
-        where(image_embeds[:, 1:]).float().unflatten(-1, (2, GRID))
-    )  # (batch, patches, row and column, 8)
+    told = where(image_embeds[:, 1:])[..., : 2 * GRID]
+    logits = told.float().unflatten(-1, (2, GRID))  # (batch, patches, row and column, 8)
     number = torch.arange(GRID * GRID)
     target = torch.stack([number // GRID, number % GRID], 1).expand(len(logits), -1, -1)
     return F.cross_entropy(logits.flatten(0, 2), target.flatten())
 
 
 def train_clip(
-    tokenizer, config: LoopConfig, batch_size: int = 128, folder=None, start: BilingualClip | None = None
+    tokenizer,
+    config: LoopConfig,
+    batch_size: int = 128,
+    folder=None,
+    start: BilingualClip | None = None,
+    rich: bool = False,
 ) -> tuple[BilingualClip, list[dict]]:
     """A ViT and text tower, trained on fresh training scenes; returns them with the history.
 
-    start: a pair to go on with; None for a new one.
+    start: a pair to go on with; None for a new one. rich: scenes of the full world.
     """
     model = start
     with torch.random.fork_rng(devices=[]):
@@ -176,15 +278,15 @@ def train_clip(
             embeddings = model.vision_model.embeddings
             for p in (embeddings.class_embedding, embeddings.position_embedding):
                 torch.nn.init.normal_(p, std=0.02)
-        model.where = torch.nn.Linear(WIDTH, 2 * GRID)
+        model.where = torch.nn.Linear(WIDTH, 2 * GRID + 4 * rich)
     model.vision_model.set_attn_implementation("eager")
     model.text_model.set_attn_implementation("eager")
-    texts = region_texts(tokenizer)
+    texts = region_texts(tokenizer, rich)
     history = train(
         model,
         lambda model, batch, step: clip_loss(model, batch, texts, model.where),
         lambda step, micro: clip_batch(
-            tokenizer, step * config.accumulation + micro, batch_size, config.seed
+            tokenizer, step * config.accumulation + micro, batch_size, config.seed, rich
         ),
         config,
         folder,
@@ -195,11 +297,17 @@ def train_clip(
 
 
 def train_llm(
-    tokenizer, config: LoopConfig, batch_size: int = 64, folder=None, soft: float = 0.7, start=None
+    tokenizer,
+    config: LoopConfig,
+    batch_size: int = 64,
+    folder=None,
+    soft: float = 0.7,
+    start=None,
+    rich: bool = False,
 ):
     """A LLaMA trained on text alone; every 16th batch is ordinary text. Returns it with the history.
 
-    start: a LLaMA to go on with, past the curriculum; None for a new one.
+    start: a LLaMA to go on with, past the curriculum; None for a new one. rich: scenes of the full world.
     """
     if start is None:
         with torch.random.fork_rng(devices=[]):
@@ -208,6 +316,7 @@ def train_llm(
     else:
         model = start
     ids, kept = TextIds(tokenizer), {}
+    kinds, lookup = (RICH_KINDS, RICH_LOOKUP) if rich else (KINDS, LOOKUP)
 
     def batches(step: int, micro: int) -> dict[str, Tensor]:
         number = step * config.accumulation + micro
@@ -219,14 +328,25 @@ def train_llm(
         ):  # looking things up is the hardest to learn: every third batch asks for nothing else
             ease = (0.6, 0.3, 0.0)[number // 3 % 3]
             return reading_batch(
-                ids, 10**6 + number, batch_size, config.seed, soft=soft, turns=6, ease=ease, kinds=LOOKUP
+                ids,
+                10**6 + number,
+                batch_size,
+                config.seed,
+                soft=soft,
+                turns=6,
+                ease=ease,
+                kinds=lookup,
+                rich=rich,
             )
         large, part = divmod(number, 4)  # four batches are drawn as one and cut by length
         if large not in kept:
             kept.clear()
             ease = 1.0 if done < 0.15 else 0.3 if done < 0.3 else 0.0
             kept[large] = bucketed(
-                reading_batch(ids, large, 4 * batch_size, config.seed, soft=soft, ease=ease), 4
+                reading_batch(
+                    ids, large, 4 * batch_size, config.seed, soft=soft, ease=ease, kinds=kinds, rich=rich
+                ),
+                4,
             )
         return kept[large][part]
 
@@ -237,21 +357,22 @@ def train_llm(
 
 
 @torch.no_grad()
-def clip_quality(model: BilingualClip, tokenizer, pools: int = 10, seed: int = 0) -> dict[str, float]:
+def clip_quality(
+    model: BilingualClip, tokenizer, pools: int = 10, seed: int = 0, rich: bool = False
+) -> dict[str, float]:
     """On test scenes: retrieval among 100, both directions and languages, and naming of boxes among all names."""
-    scenes = moji.scenes(100 * pools, "test", seed + 1, min_pieces=2)
+    scenes = moji.scenes(100 * pools, "test", seed + 1, min_pieces=2, **(moji.RICH if rich else {}))
     rng = np.random.default_rng(seed)
     embeds = torch.cat([
         model.image_embeds(to_pixels([moji.render(scene) for scene in scenes[i : i + 100]]))
         for i in range(0, len(scenes), 100)
     ])  # fmt: skip
     images, result = model.image_features(embeds), {}
-    labels = region_labels(scenes)
-    present = labels["name"] >= 0
-    regions = model.region_features(embeds, region_weights(scenes))[present]
+    labels = region_labels(scenes, rich)
+    regions = model.region_features(embeds, region_weights(scenes, rich))
     tables = {
-        aspect: model.text_features(*text).view(2, -1, regions.shape[1])
-        for aspect, text in region_texts(tokenizer).items()
+        aspect: model.text_features(*text).view(2, -1, regions.shape[-1])
+        for aspect, text in region_texts(tokenizer, rich).items()
     }
     for k, language in enumerate(LANGUAGES):
         captions = [wordings.caption(scene, language, "test", int(rng.integers(5)), rng) for scene in scenes]
@@ -262,6 +383,7 @@ def clip_quality(model: BilingualClip, tokenizer, pools: int = 10, seed: int = 0
         result[f"{language}/tr1_100"] = float((similarity.argmax(2) == right).float().mean())
         result[f"{language}/ir1_100"] = float((similarity.argmax(1) == right).float().mean())
         for aspect, table in tables.items():
-            right_word = (regions @ table[k].T).argmax(1) == labels[aspect][present]
+            present = labels[aspect] >= 0
+            right_word = (regions[present] @ table[k].T).argmax(1) == labels[aspect][present]
             result[f"{language}/region_{aspect}_top1"] = float(right_word.float().mean())
     return result

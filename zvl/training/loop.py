@@ -2,7 +2,7 @@
 
 Two rules make resuming exact. Data order is a pure function of (step, micro), so nothing about data is
 stored. And torch's random state is set anew from (seed, step, micro) before every micro-batch, so nothing
-about randomness is stored either. What a checkpoint holds is weights, AdamW's moments and the history.
+about randomness is stored either. What a checkpoint holds is weights, the optimizers' moments and the history.
 """
 
 import ctypes
@@ -45,9 +45,15 @@ def rate_factor(config: LoopConfig, step: int) -> float:
     return config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def parameter_groups(model: nn.Module, config: LoopConfig) -> list[dict]:
-    """AdamW's groups for the trainable parameters: by peak rate, and decay on matrices only.
+# A weight within a block, `layer.3.` or `layers.3.` in its name: a matrix there turns one state into another, which is
+# what Muon is for. Embeddings, heads, queries and projections between models stay with AdamW.
+_IN_BLOCK = re.compile(r"(^|\.)layers?\.\d+\.")
 
+
+def parameter_groups(model: nn.Module, config: LoopConfig) -> dict[str, list[dict]]:
+    """Groups of the trainable parameters for each optimizer, by peak rate, with decay on matrices only.
+
+    Keys are "adamw" and, with config.optimizer "muon", "muon" for the matrices of the blocks; none is empty.
     Raises ValueError where nothing is trainable or a pattern of `config.rates` finds no parameter.
     """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -56,16 +62,35 @@ def parameter_groups(model: nn.Module, config: LoopConfig) -> list[dict]:
     for pattern, _ in config.rates:
         if not any(re.search(pattern, name) for name, _ in trainable):
             raise ValueError(f"rates: {pattern!r} is found in no trainable parameter's name")
-    groups: dict[tuple[float, float], dict] = {}
+    groups: dict[tuple[str, float, float], dict] = {}
     for name, p in trainable:
         matching = (rate for pattern, rate in config.rates if re.search(pattern, name))
         peak = next(matching, config.learning_rate)
         decay = config.weight_decay if p.ndim >= 2 else 0.0
+        muon = config.optimizer == "muon" and p.ndim == 2 and _IN_BLOCK.search(name)
         group = groups.setdefault(
-            (peak, decay), {"params": [], "lr": peak, "weight_decay": decay, "peak": peak}
+            ("muon" if muon else "adamw", peak, decay),
+            {"params": [], "lr": peak, "weight_decay": decay, "peak": peak},
         )
         group["params"].append(p)
-    return list(groups.values())
+    found: dict[str, list[dict]] = {}
+    for (kind, *_), group in groups.items():
+        found.setdefault(kind, []).append(group)
+    return found
+
+
+def optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon where config.optimizer asks for it (Jordan et al. 2024; torch.optim.Muon).
+
+    Muon's steps are scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable"), so one rate does for both.
+    """
+    made = []
+    for kind, groups in parameter_groups(model, config).items():
+        if kind == "muon":
+            made.append(torch.optim.Muon(groups, adjust_lr_fn="match_rms_adamw"))
+        else:
+            made.append(torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True))
+    return made
 
 
 def train(
@@ -106,10 +131,8 @@ def train(
     CheckpointError when the folder's checkpoints belong to another training or are all damaged.
     """
     accelerator = Accelerator(mixed_precision="no")  # its own is fixed once a process; ours is a choice a run
-    groups = parameter_groups(model, config)
-    optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
     was_training = model.training
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    wrapped, *prepared = accelerator.prepare(model, *optimizers(model, config))
     saves = Path(folder) / "checkpoints" if folder is not None else None
     # Through JSON, so that it compares equal to what a checkpoint gives back.
     identity = json.loads(json.dumps(_identity(config, description, model, accelerator.num_processes)))
@@ -117,7 +140,7 @@ def train(
     start, history, pending = 0, [], []
     if saves is not None and (found := checkpoint.load_latest(saves)) is not None:
         _check_identity(found, identity)
-        _restore(model, optimizer, found)
+        _restore(model, prepared, found)
         start, history, pending = found.step, found.records["history"], found.records["pending"]
 
     first_micro = accelerator.process_index * config.accumulation
@@ -132,8 +155,9 @@ def train(
             for step in range(start, config.steps):
                 began = time.perf_counter()
                 factor = rate_factor(config, step)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * factor
+                for optimizer in prepared:
+                    for group in optimizer.param_groups:
+                        group["lr"] = group["peak"] * factor
                 parts, reseed = [], _seeder(config.seed, step, first_micro)
                 micro_batches = _load(batches, step, first_micro, config, reseed, clock, accelerator.device)
                 if prepare is not None:
@@ -153,12 +177,13 @@ def train(
                 row = _row(parts, norm, accelerator)
                 if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
                     nonfinite.stop(description, step, row, parts, first_micro, batches, accelerator, folder)
-                optimizer.step()
-                optimizer.zero_grad()
+                for optimizer in prepared:
+                    optimizer.step()
+                    optimizer.zero_grad()
                 clock.seconds += time.perf_counter() - began
 
                 done = step + 1
-                row["lr"] = optimizer.param_groups[0]["lr"]
+                row["lr"] = prepared[0].param_groups[0]["lr"]
                 if evaluate is not None and _is_due(config.eval_every, config, done):
                     row |= _evaluated(evaluate, model, config, done, accelerator.device)
                     wrapped.train()
@@ -179,13 +204,14 @@ def train(
                 if saves is not None and _is_due(config.save_every, config, done):
                     if main:
                         records = {"identity": identity, "history": history, "pending": pending}
-                        checkpoint.save(saves, done, _state(model, optimizer), records)
+                        checkpoint.save(saves, done, _state(model, prepared), records)
                     accelerator.wait_for_everyone()
     finally:
         bar.close()
         if writer is not None:
             writer.close()
-        optimizer.zero_grad()
+        for optimizer in prepared:
+            optimizer.zero_grad()
         model.train(was_training)
     return history
 
@@ -270,28 +296,30 @@ def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
     return {name: math.fsum(column) / len(column) for name, column in columns.items()}
 
 
-def _state(model: nn.Module, optimizer) -> dict[str, dict[str, Tensor]]:
-    """All that changes in training: trainable parameters, buffers, and AdamW's moments by parameter name."""
+def _state(model: nn.Module, prepared: list) -> dict[str, dict[str, Tensor]]:
+    """All that changes in training: trainable parameters, buffers, and the optimizers' moments by parameter name."""
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     persistent = model.state_dict(keep_vars=True).keys()
     buffers = {name: b for name, b in model.named_buffers() if name in persistent}
     moments = {
         f"{key}.{name}": value
         for name, p in trainable.items()
+        for optimizer in prepared
         for key, value in optimizer.state.get(p, {}).items()  # empty where no gradient has arrived yet
     }
     return {"model": trainable | buffers, "optimizer": moments}
 
 
 @torch.no_grad()
-def _restore(model: nn.Module, optimizer, found: checkpoint.Checkpoint) -> None:
+def _restore(model: nn.Module, prepared: list, found: checkpoint.Checkpoint) -> None:
     targets = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, value in found.tensors["model"].items():
         targets[name].copy_(value)
+    owner = {p: o for o in prepared for group in o.param_groups for p in group["params"]}
     for key_name, value in found.tensors["optimizer"].items():
         key, name = key_name.split(".", 1)
         p = targets[name]
-        optimizer.state[p][key] = value.to(p.device)
+        owner[p].state[p][key] = value.to(p.device)
 
 
 def _identity(config: LoopConfig, description: str, model: nn.Module, processes: int) -> dict[str, Any]:

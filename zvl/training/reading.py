@@ -11,22 +11,30 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zvl.data import moji, questions, wordings
+from zvl.data import boxes, moji, questions, wordings
 from zvl.data.samples import LANGUAGES
 from zvl.model.backbones import SPECIAL_TOKENS
 from zvl.model.chat import BOT, HUMAN, IGNORED, IMAGE, spaced
-from zvl.training.starts import patch_shares
+from zvl.training.starts import box_code, patch_shares
 
 NUM_SLOTS = 16  # as many as the nano model has queries
-MAX_FACTS, MAX_WORDS = 2 + moji.MAX_PIECES, 16
+MAX_FACTS, MAX_WORDS, MAX_RICH_WORDS = 2 + moji.MAX_PIECES, 16, 28
 TOLD_WEIGHT = 0.1  # of the descriptions' own tokens in the loss: there are many, and answers are what matters
+DETAIL_WEIGHT = 0.3  # of descriptions that are answers
 KINDS = (*questions.QUESTION_TYPES, "where")
+RICH_KINDS = (*questions.RICH_TYPES, "where", "ground")
+BOXED = ("refer", "ground")  # only slots tell boxes
+OFTEN = {  # how much more often than others a kind is asked: what is rarer in scenes, and what takes longest to learn
+    "read": 6, "refer": 4, "left_right": 3, "above_below": 3, "category": 3, "ground": 3, "leftmost": 2, "count": 2,
+    "more": 2, "bigger": 2, "size": 0.5, "frame": 0.5, "background": 0.3,
+}  # fmt: skip
 IMAGE_ID = SPECIAL_TOKENS.index(IMAGE)
 
 
@@ -62,10 +70,13 @@ def pad(rows: list[list[int]], length: int | None = None) -> tuple[Tensor, Tenso
 
 @functools.lru_cache(maxsize=4)
 def scene_pool(
-    split: str, seed: int, max_pieces: int = moji.MAX_PIECES, count: int = 12000
+    split: str, seed: int, max_pieces: int = moji.MAX_PIECES, count: int = 12000, rich: bool = False
 ) -> list[moji.Scene]:
     """Scenes to talk about; text needs no more, because what is asked about each is drawn anew."""
-    return moji.scenes(count, split, seed, min_pieces=1 if split == "train" else 2, max_pieces=max_pieces)
+    drawn = moji.RICH | {"signs": 0.5} if rich else {}  # words are many, and each is rare
+    return moji.scenes(
+        count, split, seed, min_pieces=1 if split == "train" else 2, max_pieces=max_pieces, **drawn
+    )
 
 
 class TextIds:
@@ -82,16 +93,25 @@ class TextIds:
         return self.known[text]
 
 
-def facts(scene: moji.Scene) -> list[list[tuple[str, str]]]:
-    """The facts of a scene as words without grammar, each word in both languages: what a visual token could mean."""
+def facts(scene: moji.Scene, rich: bool = False) -> list[list[tuple[str, str]]]:
+    """The facts of a scene as words without grammar, each word in both languages: what a visual token could mean.
+
+    rich: heights and frames too; of a sign, what stands on it before what it is.
+    """
     ground = tuple(wordings.COLOURS[lang][scene.background] for lang in LANGUAGES)
     number = tuple(wordings.NUMBERS[lang][len(scene.pieces)] for lang in LANGUAGES)
     result = [[ground, ("background", "背景")], [number, ("things", "东西")]]
     for piece in scene.pieces:
-        names = moji.concepts()[piece.concept].names
+        names = piece.thing.names
         words = [(names["en"], names["zh"])]
+        if piece.word is not None:
+            words.insert(0, (piece.word, piece.word))
         words.append(tuple(wordings.PLACES[lang][piece.place] for lang in LANGUAGES))
         words.append(tuple(wordings.SIZE_WORDS[lang][piece.size] for lang in LANGUAGES))
+        if rich:
+            words.append(tuple(wordings.HEIGHTS[lang][piece.height] for lang in LANGUAGES))
+        if rich and piece.frame is not None:
+            words.append(tuple(wordings.framed("", piece.frame, lang).strip() for lang in LANGUAGES))
         result.append(words)
     return result
 
@@ -105,10 +125,33 @@ WHERE = {
 NOWHERE = {"en": "nowhere", "zh": "哪里都没有"}
 
 
+# Everything about a scene as one answer: many words to learn from at once.
+DETAIL = {
+    "en": (
+        "Describe everything in detail.",
+        "Tell me everything about the picture.",
+        "What is where? Say it all.",
+    ),
+    "zh": ("详细描述一切。", "说说图片里的所有内容。", "什么东西在哪里？全部说出来。"),
+}
+
+
+def detail(scene: moji.Scene, language: str, rng: np.random.Generator) -> questions.Question:
+    asked = DETAIL[language][rng.integers(len(DETAIL[language]))]
+    return questions.Question("detail", language, asked, wordings.description(scene, language, rich=True))
+
+
+def ground_question(scene: moji.Scene, language: str, rng: np.random.Generator) -> questions.Question:
+    """The box of one thing, by one of the expressions that fit it."""
+    piece = scene.pieces[rng.integers(len(scene.pieces))]
+    said = questions.expressions(scene, piece, language)
+    return questions.ground(said[rng.integers(len(said))], piece, language, "train", rng)
+
+
 def where_question(scene: moji.Scene, language: str, rng: np.random.Generator) -> questions.Question:
     """Where one thing is; in three of ten questions it is not there."""
     piece = scene.pieces[rng.integers(len(scene.pieces))]
-    concept, answer = moji.concepts()[piece.concept], wordings.PLACES[language][piece.place]
+    concept, answer = piece.thing, wordings.PLACES[language][piece.place]
     if rng.random() < 0.3:
         present = {piece.concept for piece in scene.pieces}
         absent = [c for c in moji.concepts() if c.id not in present]
@@ -118,13 +161,23 @@ def where_question(scene: moji.Scene, language: str, rng: np.random.Generator) -
     return questions.Question("where", language, question, answer)
 
 
+class Slots(NamedTuple):
+    """Facts in soft slots, see `soft_slots`."""
+
+    words: Tensor  # (7, words) ids
+    weights: Tensor  # (7, words)
+    mixing: Tensor  # (slots, 7), rows summing to 1
+    corners: Tensor  # (7, 4): left, top, right, bottom of the fact's box as shares of the sides
+    boxed: Tensor  # (7,): how loud the box is; 0 where there is none
+
+
 @dataclass(frozen=True)
 class Asked:
     """One row of text: what stands before the first question, the turns, and, for soft rows, the facts in slots."""
 
     prefix: list[int]  # ids after `<s><human>:`; placeholders for soft slots
     turns: list[questions.Question]
-    slots: tuple[Tensor, Tensor, Tensor] | None = None  # words, word weights, mixing: see `soft_slots`
+    slots: Slots | None = None
 
 
 def soft_slots(
@@ -134,25 +187,37 @@ def soft_slots(
     slots: int = NUM_SLOTS,
     ease: float = 0.0,
     language=None,
-):
+    rich: bool = False,
+) -> Slots:
     """What a visual token could mean: each slot is a mixture of facts, each fact a weighted sum of its words.
 
     The words are English, Chinese or both. Every fact leads in one slot at least; which slots, is drawn.
     ease: from 0 to 1, how much purer than that the slots are, for the beginning of training.
-    Returns words (7, 16) ids, word_weights (7, 16), mixing (slots, 7) with rows summing to 1.
+    rich: of the full world; each thing tells its box, and three of four scenes are laid out by place.
     """
-    words, weights = torch.zeros(MAX_FACTS, MAX_WORDS, dtype=torch.long), torch.zeros(MAX_FACTS, MAX_WORDS)
-    known = facts(scene)
+    most = MAX_RICH_WORDS if rich else MAX_WORDS
+    words, weights = torch.zeros(MAX_FACTS, most, dtype=torch.long), torch.zeros(MAX_FACTS, most)
+    corners, boxed = torch.zeros(MAX_FACTS, 4), torch.zeros(MAX_FACTS)
+    known = facts(scene, rich)
     grid = math.isqrt(slots)
-    seen_by_place = grid * grid == slots and rng.random() < 0.5 * (1 - ease)
+    by_place = 0.75 if rich else 0.5
+    seen_by_place = grid * grid == slots and rng.random() < by_place * (1 - ease)
     shares = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))[rng.integers(3)]
     if language is not None and rng.random() < ease:
         shares = (1.0, 0.0) if language == LANGUAGES[0] else (0.0, 1.0)
     for f, fact in enumerate(known):
-        if seen_by_place and f > 1 and rng.random() < 0.5:
+        if rich and f > 1:
+            piece = scene.pieces[f - 2]
+            edges = (piece.x, piece.y, piece.x + piece.side, piece.y + piece.side)
+            corners[f] = torch.tensor(edges) / moji.SCENE_SIZE
+            boxed[f] = float(rng.uniform(0.4, 1.6))
+            named = 1 + (piece.word is not None)
+            # Its box alone can tell where it is and how big.
+            fact = [word for k, word in enumerate(fact) if k < named or k >= named + 3 or rng.random() < 0.6]
+        elif seen_by_place and f > 1 and rng.random() < 0.5:
             fact = fact[:1]  # the name alone: where the slot lies tells the place
         flat = [(token, shares[k]) for word in fact for k in range(2) for token in ids(word[k])]
-        tokens, share = zip(*flat[:MAX_WORDS], strict=True)
+        tokens, share = zip(*flat[:most], strict=True)
         words[f, : len(tokens)] = torch.tensor(tokens)
         weights[f, : len(tokens)] = (
             torch.tensor(share) * torch.from_numpy(rng.uniform(0.4, 1.6, len(tokens))).float()
@@ -165,7 +230,7 @@ def soft_slots(
         for f in range(min(len(known), slots)):
             logits[f, f] += 6 * rng.uniform(0.3, 1) + 6 * ease
         mixing[:, : len(known)] = torch.softmax(torch.from_numpy(rng.permutation(logits)), -1)
-    return words, weights, mixing
+    return Slots(words, weights, mixing, corners, boxed)
 
 
 def place_mixing(scene: moji.Scene, grid: int, rng: np.random.Generator) -> np.ndarray:
@@ -195,39 +260,58 @@ def reading_batch(
     turns: int = 4,
     ease: float = 0.0,
     kinds: tuple[str, ...] = KINDS,
+    rich: bool = False,
 ) -> dict[str, Tensor]:
     """One step of text, a pure function of (seed, step): dialogues on scenes told in the prompt.
 
     A share `soft` of the rows is told in soft slots, the others in words, in either language. `ease` above 0.5 leaves
     scenes of one or two pieces, above 0 of three: looking up is learned on short descriptions first.
+    rich: scenes of the full world; in its main batches (kinds RICH_KINDS) come descriptions in detail, lists of boxes
+    and dialogues with "it" too, and kinds as often as OFTEN says.
     Returns what `collate_text` returns.
     """
     rng = np.random.default_rng([seed, step, 11])
     rows, is_soft = [], rng.random(batch_size) < soft
-    pool = scene_pool("train", seed, 2 if ease > 0.5 else 3 if ease > 0 else moji.MAX_PIECES)
+    most = 2 if ease > 0.5 else 3 if ease > 0 else moji.MAX_PIECES
+    pool = scene_pool("train", seed, most, rich=True) if rich else scene_pool("train", seed, most)
     for number in range(batch_size):
         scene = pool[rng.integers(len(pool))]
         language, told = (LANGUAGES[i] for i in rng.integers(2, size=2))
         told = language if rng.random() < 0.8 * ease else told
-        asked = questions.questions(scene, language, "train", rng, [k for k in kinds if k != "where"])
-        asked += [where_question(scene, language, rng) for kind in kinds if kind == "where"]
-        asked = [asked[i] for i in rng.permutation(len(asked))[:turns]]
+        if rich:
+            asked = _rich_turns(scene, language, rng, kinds, turns, bool(is_soft[number]), ease)
+        else:
+            asked = questions.questions(scene, language, "train", rng, [k for k in kinds if k != "where"])
+            asked += [where_question(scene, language, rng) for kind in kinds if kind == "where"]
+            asked = [asked[i] for i in rng.permutation(len(asked))[:turns]]
         if not asked or (
-            kinds == KINDS and rng.random() < (0.8 if ease else 0.25)
+            kinds in (KINDS, RICH_KINDS) and rng.random() < (0.8 if ease else 0.25)
         ):  # captions name everything: most of what is learned first
             asked.insert(int(rng.integers(len(asked) + 1)), questions.describe(scene, language, "train", rng))
         if is_soft[number]:
-            rows.append(
-                Asked(
-                    [IMAGE_ID] * slots,
-                    asked,
-                    soft_slots(scene, ids, rng, slots, ease, told if ease else None),
-                )
-            )
+            facts_in_slots = soft_slots(scene, ids, rng, slots, ease, told if ease else None, rich)
+            rows.append(Asked([IMAGE_ID] * slots, asked, facts_in_slots))
         else:
-            text = wordings.description(scene, told, rng if rng.random() < 0.5 else None)
+            text = wordings.description(scene, told, rng if rng.random() < 0.5 else None, rich)
             rows.append(Asked(ids(text), asked))
     return collate_text(rows, ids, rng, noise=0.6 * (1 - ease))
+
+
+def _rich_turns(scene, language, rng, kinds, turns, soft, ease) -> list[questions.Question]:
+    """What is asked in one row on a scene of the full world; boxes only of soft rows, which tell them."""
+    if kinds == RICH_KINDS and (form := rng.random()) < 0.3:
+        if form < 0.12:
+            return [detail(scene, language, rng)]
+        if form < 0.18 and soft:
+            return [questions.grounded(scene, language, "train", rng)]
+        if form >= 0.18 and soft and (dialogue := questions.follow_up(scene, language, "train", rng)):
+            return dialogue
+    own = {"where": where_question, "ground": ground_question}
+    kinds = [kind for kind in kinds if soft or kind not in BOXED]
+    asked = questions.questions(scene, language, "train", rng, [k for k in kinds if k not in own])
+    asked += [own[kind](scene, language, rng) for kind in kinds if kind in own]
+    often = np.array([OFTEN.get(question.kind, 1.0) for question in asked])
+    return [asked[i] for i in rng.choice(len(asked), min(turns, len(asked)), False, often / often.sum())]
 
 
 def collate_text(
@@ -236,31 +320,40 @@ def collate_text(
     """Rows of text as one batch; with `rng`, soft slots get noise and another scale.
 
     Labels cover answers, end tokens and, where the description is in words, the description.
-    Returns input_ids, labels and answer (batch, length), the last telling which labels are answers; soft (batch,);
-    words and word_weights (batch, 7, 16), mixing (batch, slots, 7), noise and scale (batch, 1, 1); and the scalars
-    start (first slot's position) and seed.
+    Returns input_ids, labels and answer (batch, length), the last telling which labels are answers (1) and which of
+    them describe everything (2); soft (batch,); words and word_weights (batch, 7, words), mixing (batch, slots, 7),
+    corners (batch, 7, 4), boxed (batch, 7), noise and scale (batch, 1, 1); and the scalars start (position of the first
+    slot) and seed.
     """
-    opening, lines, labels, firsts = [1, *ids(HUMAN)], [], [], []
+    opening, lines, labels, answers = [1, *ids(HUMAN)], [], [], []
     for row in rows:
         line, label = opening + row.prefix, [IGNORED] * len(opening)
         label = label + (row.prefix if row.slots is None else [IGNORED] * len(row.prefix))
+        is_answer = [0] * len(label)
         for number, turn in enumerate(row.turns):
             prompt = ([] if number == 0 else ids(HUMAN)) + ids(turn.question) + ids(BOT)
             answer = [*ids(turn.answer), 2]
             line, label = line + prompt + answer, label + [IGNORED] * len(prompt) + answer
+            is_answer += [0] * len(prompt) + [2 if turn.kind == "detail" else 1] * len(answer)
         lines.append(line)
         labels.append(label)
-        firsts.append(len(opening) + len(row.prefix))
+        answers.append(is_answer)
     input_ids, _ = pad(lines)
     targets = torch.full_like(input_ids, IGNORED)
     for number, label in enumerate(labels):
         targets[number, : len(label)] = torch.tensor(label)
+    kind_of_label, _ = pad(answers, input_ids.shape[1])
     count = len(rows)
     soft = torch.tensor([row.slots is not None for row in rows])
-    width = max([row.slots[2].shape[0] for row in rows if row.slots is not None], default=NUM_SLOTS)
-    empty = (torch.zeros(MAX_FACTS, MAX_WORDS, dtype=torch.long), torch.zeros(MAX_FACTS, MAX_WORDS),
-             torch.zeros(width, MAX_FACTS))  # fmt: skip
-    words, weights, mixing = (torch.stack(t) for t in zip(*(row.slots or empty for row in rows), strict=True))
+    given = [row.slots for row in rows if row.slots is not None]
+    wide, most = (given[0].mixing.shape[0], given[0].words.shape[1]) if given else (NUM_SLOTS, MAX_WORDS)
+    empty = Slots(
+        torch.zeros(MAX_FACTS, most, dtype=torch.long), torch.zeros(MAX_FACTS, most), torch.zeros(wide, MAX_FACTS),
+        torch.zeros(MAX_FACTS, 4), torch.zeros(MAX_FACTS),
+    )  # fmt: skip
+    words, weights, mixing, corners, boxed = (
+        torch.stack(t) for t in zip(*(row.slots or empty for row in rows), strict=True)
+    )
     noises, scale = np.zeros((count, 1, 1)), np.ones((count, 1, 1))
     if rng is not None:
         noises = rng.uniform(0, noise, (count, 1, 1))
@@ -268,11 +361,13 @@ def collate_text(
     return {
         "input_ids": input_ids,
         "labels": targets,
-        "answer": (targets != IGNORED) & (torch.arange(targets.shape[1]) >= torch.tensor(firsts)[:, None]),
+        "answer": kind_of_label,
         "soft": soft,
         "words": words,
         "word_weights": weights,
         "mixing": mixing,
+        "corners": corners,
+        "boxed": boxed,
         "noise": torch.from_numpy(noises).float(),
         "scale": torch.from_numpy(scale).float(),
         "start": torch.tensor(len(opening)),
@@ -312,9 +407,12 @@ def embed_text(model, batch: dict[str, Tensor]) -> Tensor:
     if "soft" not in batch or not bool(batch["soft"].any()):
         return inputs
     soft, start = batch["soft"], int(batch["start"])
-    told = (embed(batch["words"][soft]) * batch["word_weights"][soft][..., None]).sum(
-        2
-    )  # (soft, facts, width)
+    told = embed(batch["words"][soft]) * batch["word_weights"][soft][..., None]
+    told = told.sum(2)  # (soft, facts, width)
+    boxed = batch["boxed"][soft]
+    if bool(boxed.any()):
+        size = embed.weight.detach().pow(2).mean().sqrt()  # a box is as loud as a word
+        told = told + size * boxed[..., None] * box_code(batch["corners"][soft], told.shape[-1])
     slots = batch["mixing"][soft].to(told.dtype) @ told  # (soft, slots, width)
     noise = torch.randn(slots.shape, generator=torch.Generator().manual_seed(int(batch["seed"])))
     strength = slots.detach().pow(2).mean(-1, keepdim=True).sqrt() * batch["noise"][soft]
@@ -334,10 +432,12 @@ def reading_loss(model, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
     losses = F.cross_entropy(logits, target[wanted], reduction="none")
     if "soft" not in batch:
         return losses.mean(), {"ordinary": losses.detach().mean()}
-    answer = batch["answer"][:, 1:][wanted]
-    loss = losses[answer].mean()
-    if not bool(answer.all()):
-        loss = loss + TOLD_WEIGHT * losses[~answer].mean()
+    kind = batch["answer"][:, 1:][wanted]
+    answer = kind == 1
+    loss = losses[answer].mean() if bool(answer.any()) else losses.sum() * 0.0
+    for number, weight in ((0, TOLD_WEIGHT), (2, DETAIL_WEIGHT)):
+        if bool((kind == number).any()):
+            loss = loss + weight * losses[kind == number].mean()
     right = (logits.detach().argmax(-1) == target[wanted]).float()
     rows = batch["soft"][:, None].expand_as(target)[wanted]
     metrics = {}
@@ -351,23 +451,35 @@ def reading_loss(model, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
 
 
 @torch.no_grad()
-def reading_quality(model, tokenizer, scenes: int = 600, seed: int = 1) -> dict[str, float]:
+def reading_quality(
+    model, tokenizer, scenes: int = 600, seed: int = 1, rich: bool = False
+) -> dict[str, float]:
     """The text-only reading score: test wordings on test combinations; the whole answer must be right.
 
-    Keys `{text,soft}/{en,zh}/{question type}`: told in words of the same language, or in 16 soft slots.
+    Keys `{text,soft}/{en,zh}/{question type}`: told in words of the same language, or in 16 soft slots. rich: of the
+    full world, boxes from slots alone; a box counts where it is right to half the union.
     """
     ids, result = TextIds(tokenizer), {}
-    pool = moji.scenes(scenes, "test", seed, min_pieces=2)
+    pool = moji.scenes(scenes, "test", seed, min_pieces=2, **(moji.RICH if rich else {}))
+    kinds = questions.RICH_TYPES if rich else questions.QUESTION_TYPES
     for form in ("text", "soft"):
         for language in LANGUAGES:
             rng = np.random.default_rng(seed)
             rows = []
             for scene in pool:
-                for turn in questions.questions(scene, language, "test", rng):
+                asked = questions.questions(scene, language, "test", rng, kinds)
+                if rich and form == "soft":
+                    piece = scene.pieces[rng.integers(len(scene.pieces))]
+                    said = questions.expressions(scene, piece, language)
+                    asked.append(questions.ground(str(rng.choice(said)), piece, language, "test", rng))
+                for turn in asked:
                     if form == "soft":
-                        rows.append(Asked([IMAGE_ID] * NUM_SLOTS, [turn], soft_slots(scene, ids, rng)))
-                    else:
-                        rows.append(Asked(ids(wordings.description(scene, language)), [turn]))
+                        rows.append(
+                            Asked([IMAGE_ID] * NUM_SLOTS, [turn], soft_slots(scene, ids, rng, rich=rich))
+                        )
+                    elif turn.kind not in BOXED:
+                        told = wordings.description(scene, language, rich=rich)
+                        rows.append(Asked(ids(told), [turn]))
             right: dict[str, list[float]] = {}
             rows.sort(key=lambda row: len(row.prefix))
             for start in range(0, len(rows), 256):
@@ -378,7 +490,18 @@ def reading_quality(model, tokenizer, scenes: int = 600, seed: int = 1) -> dict[
                     end = len(line) if 0 not in line[1:] else int((line == 0).nonzero()[0])
                     length = len(ids(row.turns[0].answer)) + 1
                     hit = bool((guess[end - 1 - length : end - 1] == line[end - length : end]).all())
+                    if (
+                        row.turns[0].kind == "ground"
+                    ):  # teacher-forced: each number with the right ones before it
+                        hit = _overlap(
+                            tokenizer.decode(guess[end - 1 - length : end - 2]), row.turns[0].answer
+                        )
                     right.setdefault(row.turns[0].kind, []).append(float(hit))
             for kind, hits in right.items():
                 result[f"{form}/{language}/{kind}"] = sum(hits) / len(hits)
     return result
+
+
+def _overlap(found: str, right: str) -> bool:
+    told, true = (boxes.boxes_in(text, 1000, 1000) for text in (found, right))
+    return bool(told) and boxes.iou(told[0], true[0]) >= 0.5

@@ -6,6 +6,7 @@ start of the projection is ours, a closed form that takes seconds and sees train
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter, defaultdict
@@ -308,3 +309,23 @@ def patch_shares(boxes: Sequence[tuple], patches: int, image_size: int) -> Tenso
     across = (torch.minimum(low + size, x + width) - torch.maximum(low, x)).clamp(min=0) / size
     down = (torch.minimum(low + size, y + height) - torch.maximum(low, y)).clamp(min=0) / size
     return (down[:, :, None] * across[:, None]).flatten(1)
+
+
+def box_code(corners: Tensor, width: int) -> Tensor:
+    """Boxes as vectors: what a visual token means by where its thing lies.
+
+    Each edge as itself and as sines and cosines of three wavelengths, turned into `width` by a fixed rotation, so that
+    near boxes have near vectors and a linear layer can read or write them. corners: (..., 4), left, top, right and
+    bottom as shares of the sides. Returns (..., width) with a mean square of about 1.
+    """
+    waves = torch.pi * torch.tensor([1.0, 2.0, 4.0], device=corners.device)
+    angles = corners[..., None] * waves
+    edges = torch.cat([2 * corners[..., None] - 1, angles.sin(), angles.cos()], -1).flatten(-2)  # (..., 28)
+    return edges @ _rotation(edges.shape[-1], width).to(edges)
+
+
+@functools.cache
+def _rotation(low: int, high: int) -> Tensor:
+    """A fixed (low, high) matrix with orthogonal rows, the same everywhere."""
+    drawn = torch.randn(high, low, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.T.float() * math.sqrt(2 * high / low)
