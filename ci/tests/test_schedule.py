@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from zvl.config import nano
+from zvl.data.boxes import boxes_in
 from zvl.data.samples import LANGUAGES
 from zvl.data.world import WorldConfig
 from zvl.model import backbones, tokenizers
@@ -29,6 +30,26 @@ def handful():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return tmp_path_factory.mktemp("run")
+
+
+def test_a_rich_world_is_read_split_by_split(tmp_path):
+    """Its questions come from three formats; "test" is its composition split, and splits share their pictures."""
+    world = WorldConfig(train_scenes=24, test_scenes=8, seed=3, rich=True, extra_scenes=8)
+    preset = replace(handful(), world=world)
+    found = {split: schedule.read(preset, tmp_path, split) for split in ("test", "paraphrase", "style")}
+    for split, data in found.items():
+        kinds = {sample.question_type for sample in data.questions}
+        assert {"count", "background", "size", "frame", "ground", "refer"} <= kinds, split
+        for sample in data.questions:
+            if sample.question_type == "ground":
+                (box,) = sample.boxes
+                assert boxes_in(sample.turns[0].response, 96, 96)[0] == pytest.approx(box, abs=0.11)
+        assert len(data.features) == len(data.images) == 8
+    asked = {split: {s.turns[0].instruction for s in data.questions} for split, data in found.items()}
+    assert found["test"].images == found["paraphrase"].images != found["style"].images
+    assert not asked["test"] & asked["paraphrase"], "no question is asked in the same words"
+    assert found["test"].swapped and not found["style"].swapped
+    assert schedule.read(preset, tmp_path, "composition").images == found["test"].images
 
 
 def test_read_gives_what_the_world_wrote(run):

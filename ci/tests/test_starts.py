@@ -77,6 +77,45 @@ def test_the_projection_says_of_each_query_what_stands_where_it_looks():
     )
 
 
+def test_aligned_queries_look_at_their_own_cell_and_take_in_what_is_said_there():
+    """A ViT whose patches hold their place and a few of sixty things, mixed and with a little noise."""
+    queries, images, width = 16, 200, 48
+    config = InstructBlipQFormerConfig(
+        vocab_size=60, hidden_size=width, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
+        cross_attention_frequency=1, encoder_hidden_size=96, max_position_embeddings=20, initializer_range=0.1,
+    )  # fmt: skip
+    model = QFormerForPretraining(config, queries, 8, decoder_start_id=30).eval()
+    words = model.qformer.embeddings.word_embeddings.weight.detach()
+    things = torch.randint(60, (images, 64))
+    said = words[things]
+    places = starts.box_code(starts.grid_centres(64).repeat(1, 2), 32)
+    hidden = torch.cat([said, places.expand(images, -1, -1)], -1) @ torch.randn(80, 96)
+    features = torch.cat([torch.randn(images, 1, 96), hidden + 0.01 * torch.randn(images, 64, 96)], 1)
+    explained = starts.align_cross_attention(model, features, said, reach=0.08)
+    assert min(explained) > 0.95
+    with torch.no_grad():
+        maps = model.cross_attention(features[:50])[..., 1:]  # without the class vector
+    grid = maps[:, 0].mean((0, 1)).view(16, 8, 8)
+    for query, centre in enumerate(starts.grid_centres(16)):
+        looked = torch.stack([grid[query].sum(0), grid[query].sum(1)]) / grid[query].sum()
+        line = (torch.arange(8) + 0.5) / 8
+        assert ((looked * line).sum(1) - centre).abs().max() < 0.1, "on average it looks at its cell's centre"
+        row, column = query // 4, query % 4
+        cell = grid[query, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].sum() / grid[query].sum()
+        assert cell > 0.4, "a cell is a sixteenth of the picture"
+    with torch.no_grad():
+        taken = model.queries(features)
+    looks = model.cross_attention(features).mean((1, 2))[..., 1:]
+    target = (looks @ said).flatten(0, 1)
+    taken = taken.flatten(0, 1)
+    _, predicted = starts.ridge_regression(taken - taken.mean(0), target - target.mean(0))
+    assert (
+        1 - (predicted - target + target.mean(0)).pow(2).sum() / (target - target.mean(0)).pow(2).sum() > 0.5
+    )
+    with pytest.raises(ValueError, match="5 queries make no square grid"):
+        starts.align_cross_attention(stage1(queries=5), features, said)
+
+
 WIDTH = {"narrow": 24, "full": 768}
 both_sizes = pytest.mark.parametrize("size", ["narrow", pytest.param("full", marks=pytest.mark.slow)])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,13 +22,21 @@ import zvl.model
 from zvl.config import Preset
 from zvl.data import factory, plan
 from zvl.data.own import OwnData
-from zvl.data.readers import read_coco_captions, read_llava, read_visual_genome_regions, read_vqav2
+from zvl.data.readers import (
+    read_coco_captions,
+    read_gqa,
+    read_llava,
+    read_refcoco,
+    read_visual_genome_regions,
+    read_vqav2,
+)
 from zvl.data.samples import LANGUAGES, Pair, Sample
 from zvl.data.server_teacher import ServerTeacher
 from zvl.data.symbolic_teacher import SymbolicTeacher
 from zvl.data.symbols import read_symbols
 from zvl.data.teacher import Teacher
-from zvl.data.world import write_world
+from zvl.data.wordings import QUESTIONS
+from zvl.data.world import QUESTION_SPLITS, write_world
 from zvl.model import backbones, parts
 from zvl.training import feature_store, loop, sight, stages, starts
 from zvl.training import features as feature_writer
@@ -116,8 +125,11 @@ def bmmic(preset: Preset, run: Path, split: str = "train") -> Path:
 def read(preset: Preset, run: Path, split: str) -> Data:
     """Read one split back from its raw files, and its ViT features (computed once: the ViT is frozen).
 
+    split: "train" or "test"; of a rich world also one of `world.QUESTION_SPLITS`, and "test" is its composition split.
     A notebook and all stages that it calls share one copy.
     """
+    if preset.world.rich and split == "test":
+        split = "composition"
     # How a preset trains makes no difference to what it reads, and must make no second copy.
     reads = replace(preset, pretraining=None, base=None, chat=None, text_only=None, own=OwnData())
     return _read(reads, run, split)
@@ -126,28 +138,42 @@ def read(preset: Preset, run: Path, split: str) -> Data:
 @functools.lru_cache(maxsize=2)
 def _read(preset: Preset, run: Path, split: str) -> Data:
     folder = world(preset, run)
-    images = folder / "images" / split
+    pictures = QUESTION_SPLITS[split][0] if preset.world.rich else split
+    images = folder / "images" / pictures
     pairs, regions, swapped, questions, dialogues = [], [], [], [], []
     for language in LANGUAGES:
-        pairs += read_coco_captions(folder / f"captions_{language}_{split}.json", images, language)
+        pairs += read_coco_captions(folder / f"captions_{language}_{pictures}.json", images, language)
         regions += read_visual_genome_regions(
-            folder / f"regions_{language}_{split}.json", images, language, image_name="{:06d}.png"
+            folder / f"regions_{language}_{pictures}.json", images, language, image_name="{:06d}.png"
         )
-        if split == "test":
+        if pictures == "test":
             swapped += read_coco_captions(
-                folder / f"captions_swapped_{language}_{split}.json", images, language
+                folder / f"captions_swapped_{language}_{pictures}.json", images, language
             )
         questions += read_vqav2(
             folder / f"questions_{language}_{split}.json", folder / f"annotations_{language}_{split}.json", images,
             language, image_name="{:06d}.png",
         )  # fmt: skip
+        if preset.world.rich:
+            questions += read_gqa(
+                folder / f"gqa_{language}_{split}.json", images, language, image_name="{}.png"
+            )
+            questions += _located(
+                read_refcoco(
+                    folder / f"refs_{language}_{split}.json",
+                    folder / f"instances_{pictures}.json",
+                    images,
+                    language,
+                ),
+                QUESTIONS["ground", language, QUESTION_SPLITS[split][1]],
+            )
         dialogues += read_llava(folder / f"llava_{language}_{split}.json", images, language)
     kept = factory.samples(factory.load(bmmic(preset, run))[0], images) if split == "train" else []
     paths = tuple(sorted({pair.image for pair in pairs}))
     if preset.parts.live and split == "train":
         features = LiveFeatures(new_vision(preset), paths)
     else:
-        features = _features(preset, run, split, paths)
+        features = _features(preset, run, pictures, paths)
     return Data(
         tuple(pairs),
         tuple(regions),
@@ -158,6 +184,14 @@ def _read(preset: Preset, run: Path, split: str) -> Data:
         paths,
         features,
     )
+
+
+def _located(samples: Iterable[Sample], wordings: Sequence[str]) -> Iterator[Sample]:
+    """References as questions for a box, one wording after the other ("using manually devised rules", section 3.3)."""
+    for number, sample in enumerate(samples):
+        (turn,) = sample.turns
+        asked = wordings[number % len(wordings)].format(ref=turn.instruction)
+        yield replace(sample, turns=(replace(turn, instruction=asked),), question_type="ground")
 
 
 def caption_limit(preset: Preset) -> int:

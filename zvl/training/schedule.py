@@ -50,7 +50,7 @@ __all__ = [  # the steps in their order, whichever file makes them
 KINDS = ("base", "chat")
 
 
-def said_of_pictures(data: Data, words: Tensor, images: int) -> Tensor:
+def said_of_pictures(data: Data, words: Tensor, images: int, boxes_too: bool = False) -> Tensor:
     """`starts.said_of_patches` for the first `images` pictures of a split; words: (vocabulary, width)."""
     images, patches = min(images, len(data.images)), data.features.shape[1] - 1
     return starts.said_of_patches(
@@ -62,6 +62,7 @@ def said_of_pictures(data: Data, words: Tensor, images: int) -> Tensor:
         images,
         patches,
         backbones.IMAGE_SIZE,
+        boxes_too,
     )
 
 

@@ -218,19 +218,26 @@ def said_of_patches(
     images: int,
     patches: int,
     image_size: int,
+    boxes_too: bool = False,
 ) -> Tensor:
     """What the training texts say of each patch of the first `images` pictures, as sums of word vectors.
 
     Of a patch inside a box it is the words of the box's phrases, in both languages; of the others it is those words of
     the captions that tell pictures apart and belong to no box (the colour of the ground, the number of things).
 
+    boxes_too: a patch inside a box says the box as well, by `box_code`, as loud as a word.
     row: picture -> its number; boxes in pixels of pictures of size image_size. words: (vocabulary, width).
     Returns (images, patches, width).
     """
     told = _telling_words(pairs, row, images, tokenizer, 0.2)
     boxes: dict[int, dict[tuple, Tensor]] = defaultdict(dict)
+    size = words.pow(2).mean().sqrt()
     for (number, box), ids in _telling_words(regions, row, images, tokenizer, 0.6).items():
         boxes[number][box] = words[sorted(ids)].sum(0)
+        if boxes_too:
+            x, y, width, height = box
+            corners = torch.tensor([x, y, x + width, y + height], dtype=torch.float32) / image_size
+            boxes[number][box] += size * box_code(corners, words.shape[1])
         told[number, None] = told.get((number, None), set()) - ids
     beside = torch.zeros(images, len(words))
     for (number, _), ids in told.items():
@@ -253,6 +260,86 @@ def ridge_regression(inputs: Tensor, targets: Tensor, ridge: float = 1e-3) -> tu
     gram += ridge * gram.trace() / len(gram) * torch.eye(len(gram))
     weight = torch.linalg.solve(gram, inputs.T @ targets)
     return weight, inputs @ weight
+
+
+@torch.no_grad()
+def align_cross_attention(
+    model, features: Tensor, said: Tensor, reach: float = 0.11, strength: float = 1.0
+) -> list[float]:
+    """Start the cross-attention where each query looks at a place of its own and takes in words.
+
+    Queries become the cells of a square grid. In every layer, keys tell where a patch lies and queries where their cell
+    is, so that a query looks at the patches near its cell's centre; values are what is said of a patch, in the words
+    that the text side reads. All of it is ridge regression on pre-training data alone; ours, the paper is silent.
+
+    model: QFormerForPretraining whose number of queries is a square. features: (images, 1 + patches, width); said:
+    (images, patches, width of the Q-Former), from `said_of_patches` with its word embeddings. reach: the standard
+    deviation of where a query looks, in sides of the picture. strength: root mean square of what a layer adds to a
+    query, whose own is 1. Returns for each layer the share of the said's variance that its values explain.
+    Raises ValueError where the queries make no square.
+    """
+    queries, qformer, images = model.query_tokens.shape[1], model.qformer, len(said)
+    if math.isqrt(queries) ** 2 != queries:
+        raise ValueError(f"{queries} queries make no square grid; give 16, 25 or 64 of them, for example")
+    features = features[:images].float()
+    patches = features[:, 1:].flatten(0, 1)
+    middle = patches.mean(0)
+    wanted = said.flatten(0, 1)
+    wanted = wanted - wanted.mean(0)
+    cells, places = grid_centres(queries), grid_centres(said.shape[1])
+    # -|cell - place|^2 / (2 reach^2), but for what all places share, is a product of these two.
+    asks = torch.cat([2 * cells, -torch.ones(len(cells), 1)], 1) / (2 * reach**2)
+    tells = torch.cat([places, places.pow(2).sum(1, keepdim=True)], 1)
+    shift = tells.mean(0)
+    where, _ = ridge_regression(patches - middle, (tells - shift).repeat(images, 1))
+    values, predicted = ridge_regression(patches - middle, wanted)
+    explained = float(1 - (predicted - wanted).pow(2).sum() / wanted.pow(2).sum())
+    values = values * strength / predicted.pow(2).mean().sqrt()
+    shares = []
+    few = features[:256]
+    for number, layer in enumerate(qformer.encoder.layer):
+        if not layer.has_cross_attention:
+            continue
+        cross = layer.crossattention
+        heads, width = cross.num_heads, qformer.config.hidden_size
+        seen = _before_cross_attention(model, few, number)  # (images, queries, width)
+        asked = asks.repeat(len(few), 1)
+        ask, _ = ridge_regression(seen.flatten(0, 1) - seen.mean((0, 1)), asked - asks.mean(0))
+        size = width // heads
+        for linear, weight, bias in (
+            (cross.attention.query, ask, asks.mean(0) - seen.mean((0, 1)) @ ask),
+            (cross.attention.key, where, shift - middle @ where),
+        ):
+            linear.weight.mul_(0.1)
+            for head in range(heads):
+                rows = slice(head * size, head * size + weight.shape[1])
+                linear.weight[rows], linear.bias[rows] = weight.T * size**0.25, bias * size**0.25
+        cross.attention.value.weight.copy_(values.T)
+        cross.attention.value.bias.copy_(-middle @ values)
+        cross.output.dense.weight.copy_(torch.eye(width))
+        cross.output.dense.bias.zero_()
+        shares.append(explained)
+    return shares
+
+
+def grid_centres(cells: int) -> Tensor:
+    """The centres (cells, 2) of a square grid's cells, row by row, x before y, in sides of the picture."""
+    side = math.isqrt(cells)
+    line = (torch.arange(side) + 0.5) / side
+    return torch.stack([line.repeat(side), line.repeat_interleave(side)], 1)
+
+
+def _before_cross_attention(model, image_embeds: Tensor, number: int) -> Tensor:
+    """The queries' states that the cross-attention of layer `number` reads: (images, queries, width)."""
+    states = []
+    hook = model.qformer.encoder.layer[number].crossattention.register_forward_pre_hook(
+        lambda _, inputs: states.append(inputs[0])
+    )
+    try:
+        model.queries(image_embeds)
+    finally:
+        hook.remove()
+    return states[0]
 
 
 @torch.no_grad()
@@ -316,8 +403,10 @@ def box_code(corners: Tensor, width: int) -> Tensor:
 
     Each edge as itself and as sines and cosines of three wavelengths, turned into `width` by a fixed rotation, so that
     near boxes have near vectors and a linear layer can read or write them. corners: (..., 4), left, top, right and
-    bottom as shares of the sides. Returns (..., width) with a mean square of about 1.
+    bottom as shares of the sides. Returns (..., width) with a mean square of about 1. Raises ValueError below 28.
     """
+    if width < 28:
+        raise ValueError(f"box_code: a box needs a width of 28 or more, got {width}")
     waves = torch.pi * torch.tensor([1.0, 2.0, 4.0], device=corners.device)
     angles = corners[..., None] * waves
     edges = torch.cat([2 * corners[..., None] - 1, angles.sin(), angles.cos()], -1).flatten(-2)  # (..., 28)
