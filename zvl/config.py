@@ -86,9 +86,14 @@ class PartsConfig:
 
     vision: str = "nano"  # or "eva-clip-g" (ViT-g/14), or the folder of any vision model
     qformer: str = "nano"  # or "bert-base" (768 x 12, cross-attention in every second layer)
-    start: str = "text tower"  # of the Q-Former: nano's own, "nothing", a file of `zvl convert`, or a folder
+    start: str = (
+        "text tower"  # of the Q-Former: nano's own, "described", "nothing", a file of `zvl convert`, a folder
+    )
     tokenizer: str = "nano"  # the Q-Former's: "nano", or a folder
     llm: str = "nano"  # or "ziya-llama-13b", or the folder of any causal language model
+    shipped: str = (
+        "nano"  # which of the nano parts that the repository brings: "nano", or "rich" for the full world
+    )
     weights: str = "shipped"  # of ViT and LLM: those of their names, "random", or a folder
     precision: str = "fp32"  # or "bf16": how frozen weights are held
     live: bool = False  # the frozen ViT sees the training pictures anew in every step
@@ -100,6 +105,8 @@ class PartsConfig:
     def __post_init__(self):
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"parts.precision {self.precision!r}: allowed are 'fp32' and 'bf16'")
+        if self.shipped not in ("nano", "rich"):
+            raise ValueError(f"parts.shipped {self.shipped!r}: allowed are 'nano' and 'rich'")
         if self.qformer not in ("nano", "bert-base"):
             raise ValueError(f"parts.qformer {self.qformer!r}: allowed are 'nano' and 'bert-base'")
 
@@ -197,7 +204,15 @@ def absolute(value: str) -> str:
     return str(path.absolute()) if value not in WORDS and path.exists() else value
 
 
-WORDS = ("moji", "nothing", "text tower", "nano", "random", "shipped")  # where PartsConfig takes folders too
+WORDS = (
+    "moji",
+    "nothing",
+    "text tower",
+    "described",
+    "nano",
+    "random",
+    "shipped",
+)  # where PartsConfig takes folders too
 SHORT_TRAIN_SCENES = 32  # the least that all kinds of questions and the notebook's own examples need
 SHORT_TEST_SCENES = 120  # a pool of a hundred without a caption twice
 
@@ -234,6 +249,26 @@ def nano(seed: int = 0) -> Preset:
         ),
         text_only=TuningConfig(loop(60, 1e-3), batch_size=32, turns=6, source="dialogue"),
         eval_scenes=600,
+    )
+
+
+def rich(seed: int = 0) -> Preset:
+    """`nano` in the full world, with the parts that know it; the tutorial moves there when its notebooks do.
+
+    The Q-Former starts from one that has read descriptions, and Muon trains it.
+    """
+    small = nano(seed)
+    pretraining = replace(
+        small.pretraining,
+        loop=replace(small.pretraining.loop, learning_rate=2e-3, optimizer="muon"),
+        uniform_share=0.0,
+    )
+    return replace(
+        small,
+        name="rich",
+        world=replace(small.world, rich=True),
+        parts=replace(small.parts, shipped="rich", start="described"),
+        pretraining=pretraining,
     )
 
 

@@ -92,10 +92,26 @@ def test_a_few_steps_on_descriptions_teach_something_and_leave_no_trace_in_the_w
     config = LoopConfig(12, 2e-3, precision="fp32", log_every=4, optimizer="muon")
     history = described.train_described(model, tokenizer, config, batch_size=8)
     assert history[-1]["loss"] < history[0]["loss"] - 0.5
-    assert {"itc", "itm", "itg", "swapped", "swapped_right"} <= set(history[0])
+    assert {"itc", "itm", "itg", "swapped", "swapped_right", "kept"} <= set(history[0])
+    assert history[-1]["kept"] > history[0]["kept"] and not hasattr(model, "keeper")
     batch = described.described_batch(ids, 0, 4, 0)
     weight = model.qformer.embeddings.word_embeddings.weight
     assert not described.described_patches(weight, batch).requires_grad
+
+
+def test_what_is_kept_is_the_share_of_the_variance_that_is_found():
+    said = torch.randn(200, 64, WIDTH)
+    said = said - said.mean((0, 1))
+    around = described.around_cells(said, 16)
+    assert around.shape == (200, 16, WIDTH)
+    nothing = torch.nn.Linear(WIDTH, WIDTH)
+    nothing.requires_grad_(False).weight.zero_()
+    nothing.bias.zero_()
+    assert float(described.kept_loss(torch.nn.Identity(), around, around)) == 0
+    assert float(described.kept_loss(nothing, around, around)) == pytest.approx(1, abs=0.02)
+    far = said.clone()
+    far[:, 32:] = 0  # the lower half of the picture
+    torch.testing.assert_close(described.around_cells(far, 16)[:, :4], around[:, :4], atol=1e-3, rtol=1e-2)
 
 
 def test_see_pictures_reads_a_vit_whose_patches_hold_what_is_said_as_the_descriptions_themselves():

@@ -103,6 +103,12 @@ def test_the_whole_suite_runs_on_a_tiny_model_and_names_its_figures():
         assert {f"{place}/by_type/{kind}" for kind in TYPES} <= set(figures)
     with pytest.raises(ValueError, match="at least 200"):
         suite.vqa_metrics("chat", answers, TYPES)
+    alone = suite.vqa_metrics("base", {"model": answers["model"]}, TYPES, minimum=6, split="style")[0]
+    assert set(alone) == {
+        f"evaluation/base/{language}/style/{name}"
+        for language in ("en", "zh")
+        for name in ("vqa_accuracy", *(f"by_type/{kind}" for kind in TYPES))
+    }
 
 
 def test_text_only_answers_do_not_depend_on_pictures(monkeypatch):

@@ -138,18 +138,24 @@ def blind_baselines(
 
 
 def vqa_metrics(
-    kind: str, answers: Mapping[str, Answers], types: Sequence[str], minimum: int = 200, seed: int = 0
+    kind: str,
+    answers: Mapping[str, Answers],
+    types: Sequence[str],
+    minimum: int = 200,
+    seed: int = 0,
+    split: str = "",
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Figures and 95% intervals by name, ready for `zvl.results.record`.
 
-    answers: "model" and each of BASELINES. The names are evaluation/<kind>/<language>/vqa_accuracy, the same
-    with _majority, _wrong_image and _text_only behind it, and evaluation/<kind>/<language>/by_type/<type>.
+    answers: "model" and any of BASELINES. The names are evaluation/<kind>/<language>/vqa_accuracy, the same
+    with _majority, _wrong_image and _text_only behind it, and evaluation/<kind>/<language>/by_type/<type>; with a split
+    it stands behind the language, as in `zvl.evaluation.abilities`.
     Raises ValueError unless each of `types` has `minimum` questions in each language.
     """
     figures, intervals = {}, {}
     for language in LANGUAGES:
-        place = f"evaluation/{kind}/{language}"
-        for source in ("model", *BASELINES):
+        place = f"evaluation/{kind}/{language}" + (f"/{split}" if split else "")
+        for source in ("model", *(name for name in BASELINES if name in answers)):
             part = answers[source].of(language)
             vqa.vqa_accuracy(part.right, part.samples, types, minimum)  # refuses what is too small
             found = part.interval(seed)

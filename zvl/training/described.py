@@ -3,8 +3,9 @@
 InstructBLIP and Ziya-Visual's peers start from a Q-Former that somebody has pre-trained on 129 million pairs. Ours is
 pre-trained on scenes that nobody draws: each patch is the sum of the words that its phrases say, a code of its place
 and box, and noise. The objectives are those of pre-training (`zvl.model.objectives`), and one more mismatch for ITM,
-the caption with one thing swapped. What it has learned about words then serves for pictures through one linear map
-from the ViT's patches to what is said of them (`see_pictures`), in closed form. Ours; the paper is silent.
+the caption with one thing swapped. A linear layer that is thrown away must find in each query what is said around its
+cell, or queries would keep only what tells captions apart. What was learned about words then serves for pictures through
+one linear map from the ViT's patches to what is said of them (`see_pictures`), in closed form. Ours; the paper is silent.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ COMMON = 0.6  # words that more than this share of a language's phrases have tel
 NOISE = (0.2, 1.2)  # root mean square of the noise, drawn for each scene, in that of what is said
 LOUDNESS = (0.5, 1.2)
 PLACE = 3.0  # how loud a patch's place is, in words: noise must not hide where a query looks
+REACH = 0.11  # standard deviation of where a query looks at first, in sides of the picture
+KEPT_WEIGHT = 1.0
 SWAPPED_WEIGHT = 0.5  # of ITM on captions with one thing swapped
 
 
@@ -119,8 +122,8 @@ def described_batch(ids: TextIds, step: int, batch_size: int, seed: int) -> dict
     }
 
 
-def described_patches(words: Tensor, batch: dict[str, Tensor], noise: bool = True) -> Tensor:
-    """The patches of a batch's scenes as a Q-Former gets them: (batch, 65, width), of which the first says nothing.
+def said_of_scenes(words: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """What is said of each patch of a batch's scenes: (batch, 64, width), less what is said of all.
 
     words: (vocabulary, width), the Q-Former's word embeddings, which get no gradient from here.
     """
@@ -129,7 +132,12 @@ def described_patches(words: Tensor, batch: dict[str, Tensor], noise: bool = Tru
     told = (words[batch["words"]] * batch["word_weights"][..., None]).sum(2)  # (batch, 6, width)
     told = told + size * batch["boxed"][..., None] * box_code(batch["corners"], words.shape[1])
     said = batch["shares"] @ told  # (batch, 64, width)
-    said = said - said.mean((0, 1))
+    return said - said.mean((0, 1))
+
+
+def described_patches(words: Tensor, batch: dict[str, Tensor], noise: bool = True) -> Tensor:
+    """The patches of a batch's scenes as a Q-Former gets them: (batch, 65, width), of which the first says nothing."""
+    said, size = said_of_scenes(words, batch), words.detach().float().pow(2).mean().sqrt()
     if noise:
         generator = torch.Generator().manual_seed(int(batch["noise_seed"]))
         count, scale = (len(said), 1, 1), said.pow(2).mean().sqrt()
@@ -140,17 +148,39 @@ def described_patches(words: Tensor, batch: dict[str, Tensor], noise: bool = Tru
     return F.pad(patch_vectors(said, size), (0, 0, 1, 0))
 
 
-def described_loss(model: QFormerForPretraining, batch: dict[str, Tensor], hard: bool) -> tuple[Tensor, dict]:
-    """The three objectives, and ITM on captions with one thing swapped."""
-    image_embeds = described_patches(model.qformer.embeddings.word_embeddings.weight, batch)
+def around_cells(said: Tensor, queries: int) -> Tensor:
+    """What is said around each query's cell, nearer patches louder: (batch, queries, width)."""
+    far = torch.cdist(grid_centres(queries), grid_centres(said.shape[1]))
+    return (-(far**2) / (2 * REACH**2)).softmax(1) @ said
+
+
+def kept_loss(keeper: torch.nn.Module, queries: Tensor, around: Tensor) -> Tensor:
+    """The share of `around`'s variance that `keeper` does not find in the queries; both (batch, queries, width)."""
+    error = keeper(queries).float() - around
+    return error.pow(2).mean() / (around - around.mean((0, 1))).pow(2).mean()
+
+
+def described_loss(
+    model: QFormerForPretraining, batch: dict[str, Tensor], hard: bool, keeper: torch.nn.Module
+) -> tuple[Tensor, dict]:
+    """The three objectives, ITM on captions with one thing swapped, and what `keeper` finds in the queries, with those
+    captions beside them and alone.
+    """
+    words = model.qformer.embeddings.word_embeddings.weight
+    image_embeds = described_patches(words, batch)
+    around = around_cells(said_of_scenes(words, batch), model.query_tokens.shape[1])
     found = model(
         image_embeds, batch["input_ids"], batch["text_mask"], batch["image_ids"], hard_negatives=hard
     )
-    logits = model.match(image_embeds, batch["swapped_ids"], batch["swapped_mask"])
+    beside = model.queries(image_embeds, batch["swapped_ids"], batch["swapped_mask"])
+    logits = model.itm_logits(beside)
     swapped = F.softplus(logits).mean()
+    alone = model.queries(image_embeds)
+    kept = (kept_loss(keeper, alone, around) + kept_loss(keeper, beside, around)) / 2
     metrics = {name: value.detach() for name, value in found.items() if name != "loss"}
     metrics |= {"swapped": swapped.detach(), "swapped_right": (logits.detach() < 0).float().mean()}
-    return found["loss"] + SWAPPED_WEIGHT * swapped, metrics
+    metrics["kept"] = 1 - kept.detach()
+    return found["loss"] + SWAPPED_WEIGHT * swapped + KEPT_WEIGHT * kept, metrics
 
 
 def train_described(
@@ -169,15 +199,20 @@ def train_described(
     words = model.qformer.embeddings.word_embeddings.weight
     few = described_batch(ids, 0, 1024, config.seed + 1)
     patches = described_patches(words, few, noise=False)
-    align_cross_attention(model, patches, patches[:, 1:])
-    return train(
+    align_cross_attention(model, patches, patches[:, 1:], REACH)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model.keeper = torch.nn.Linear(words.shape[1], words.shape[1])
+    history = train(
         model,
-        lambda model, batch, step: described_loss(model, batch, hard=step >= uniform * config.steps),
+        lambda model, batch, step: described_loss(model, batch, step >= uniform * config.steps, model.keeper),
         lambda step, micro: described_batch(ids, step * config.accumulation + micro, batch_size, config.seed),
         config,
         folder,
         "Q-Former on described scenes",
     )
+    del model.keeper
+    return history
 
 
 @torch.no_grad()

@@ -194,6 +194,26 @@ def _located(samples: Iterable[Sample], wordings: Sequence[str]) -> Iterator[Sam
         yield replace(sample, turns=(replace(turn, instruction=asked),), question_type="ground")
 
 
+def said_of_pictures(
+    data: Data, words: Tensor, images: int, boxes_too: bool = False, tokenizer=None
+) -> Tensor:
+    """`starts.said_of_patches` for the first `images` pictures of a split; words: (vocabulary, width) of the tokenizer,
+    by default the tutorial's.
+    """
+    images, patches = min(images, len(data.images)), data.features.shape[1] - 1
+    return starts.said_of_patches(
+        data.row,
+        data.pairs,
+        data.regions,
+        backbones.load_tokenizer() if tokenizer is None else tokenizer,
+        words,
+        images,
+        patches,
+        backbones.IMAGE_SIZE,
+        boxes_too,
+    )
+
+
 def caption_limit(preset: Preset) -> int:
     """Tokens of a caption that the Q-Former has positions for, `[CLS]` and the end token among them."""
     return parts.qformer_config(preset.parts).max_position_embeddings
@@ -230,10 +250,11 @@ def vision_inputs(preset: Preset) -> dict:
 
 def inputs(preset: Preset, run: Path, *parts: str) -> dict:
     """What every training depends on: world, code, and the shipped backbones that it uses, for `stages.cached`."""
+    folder = backbones.SHIPPED[preset.parts.shipped]
     return {
         "world": world(preset, run) / "world.json",
-        "backbones": [backbones.NANO / part / "model.safetensors" for part in ("clip", *parts)],
-        "tokenizer": backbones.NANO / "tokenizer" / "tokenizer.json",
+        "backbones": [folder / part / "model.safetensors" for part in ("clip", *parts)],
+        "tokenizer": folder / "tokenizer" / "tokenizer.json",
         "code": stages.code_version(zvl.data, zvl.model, loop, stages, starts),
         "material": Path(__file__),
     }

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from zvl.config import Preset, TuningConfig
 from zvl.data.pixels import read_image, to_pixels
@@ -25,7 +24,7 @@ from zvl.data.wordings import DESCRIBE
 from zvl.model import backbones, chat, parts
 from zvl.model.visual import ZiyaVisualForConditionalGeneration
 from zvl.training import loop, material, own, pretraining, stages, starts
-from zvl.training.material import Data, bar, bmmic, new_vision, read, teacher, world
+from zvl.training.material import Data, bar, bmmic, new_vision, read, said_of_pictures, teacher, world
 from zvl.training.own import read_own
 from zvl.training.pretraining import new_qformer, pretrain
 
@@ -50,25 +49,9 @@ __all__ = [  # the steps in their order, whichever file makes them
 KINDS = ("base", "chat")
 
 
-def said_of_pictures(data: Data, words: Tensor, images: int, boxes_too: bool = False) -> Tensor:
-    """`starts.said_of_patches` for the first `images` pictures of a split; words: (vocabulary, width)."""
-    images, patches = min(images, len(data.images)), data.features.shape[1] - 1
-    return starts.said_of_patches(
-        data.row,
-        data.pairs,
-        data.regions,
-        backbones.load_tokenizer(),
-        words,
-        images,
-        patches,
-        backbones.IMAGE_SIZE,
-        boxes_too,
-    )
-
-
 def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGeneration:
     """ViT, pre-trained Q-Former, a projection that starts aligned, and the language model, before any tuning."""
-    tokenizer = backbones.load_tokenizer()
+    tokenizer = parts.llm_tokenizer(preset.parts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.pretraining.loop.seed)
         model = ZiyaVisualForConditionalGeneration.from_parts(
@@ -79,7 +62,7 @@ def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGe
     def build(path: Path) -> None:
         data = read(preset, run, "train")
         words = model.language_model.get_input_embeddings().weight.detach()
-        said = said_of_pictures(data, words, 2048)
+        said = said_of_pictures(data, words, 2048, boxes_too=preset.world.rich, tokenizer=tokenizer)
         explained = starts.align_projection(model, data.features[: len(said)], said)
         save_file(dict(model.language_projection.state_dict()), str(path / "projection.safetensors"))
         (path / "explained.json").write_text(json.dumps(explained), encoding="utf8")
@@ -111,16 +94,21 @@ def tuning_batches(
     as answers to "describe", half and half where there are both.
     live: pictures as pixels of image_size a side, not as features.
     """
-    asked: dict[tuple[str, str], list] = defaultdict(list)
+    asked: dict[tuple[str, str], dict[str, list]] = defaultdict(lambda: defaultdict(list))
     for sample in data.questions:
-        asked[sample.images[0], sample.language].append(sample.turns[0])
+        asked[sample.images[0], sample.language][sample.question_type].append(sample.turns[0])
     captions = data.captions
     row, paths, features = own.joined(data, mine)
     told_of_mine = [rows for rows in (mine.dialogues, mine.questions) if rows] if mine is not None else []
     mine_in_batch = round(share * config.batch_size) if told_of_mine else 0
 
     def vqa(rng, image: str, language: str) -> list:
-        turns = [(t.instruction, t.response) for t in asked[image, language]]
+        # One of each type: a picture has many expressions to find, and one count.
+        drawn = [
+            of_type[rng.integers(len(of_type))] if len(of_type) > 1 else of_type[0]
+            for of_type in asked[image, language].values()
+        ]
+        turns = [(t.instruction, t.response) for t in drawn]
         told = captions[image, language]
         # Captions become instructions by templates, as the paper does it "using manually devised rules" (3.3).
         turns.append((str(rng.choice(DESCRIBE[language, "train"])), str(rng.choice(told))))
@@ -178,7 +166,7 @@ def answer_loss(
     batch_size: int = 32,
 ) -> float:
     """The mean loss of a Base or Chat on the words of the samples' answers."""
-    tokenizer, total, words = backbones.load_tokenizer(), 0.0, 0
+    tokenizer, total, words = parts.llm_tokenizer(preset.parts), 0.0, 0
     for start in bar(range(0, len(samples), batch_size), "answers"):
         part = samples[start : start + batch_size]
         encoded = chat.encode_all(
@@ -209,7 +197,7 @@ def tune(
     if kind not in KINDS or stage not in (1, 2):
         raise ValueError(f"no stage {kind!r} {stage!r}: kinds are {', '.join(KINDS)}, stages 1 and 2")
     config = getattr(preset, kind)[stage - 1]
-    tokenizer = backbones.load_tokenizer()
+    tokenizer = parts.llm_tokenizer(preset.parts)
 
     def start() -> ZiyaVisualForConditionalGeneration:
         model = assemble(preset, run, kind) if stage == 1 else tune(preset, run, kind, 1)[0]
@@ -245,7 +233,7 @@ def tune(
 def tune_text_only(preset: Preset, run: Path) -> tuple[ZiyaVisualForConditionalGeneration, list[dict]]:
     """The baseline that never sees a picture: the language model with LoRA, tuned on the same questions."""
     config = preset.text_only
-    tokenizer = backbones.load_tokenizer()
+    tokenizer = parts.llm_tokenizer(preset.parts)
 
     def start():
         model = assemble(preset, run, "base")
