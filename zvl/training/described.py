@@ -4,8 +4,9 @@ InstructBLIP and Ziya-Visual's peers start from a Q-Former that somebody has pre
 pre-trained on scenes that nobody draws: each patch is the sum of the words that its phrases say, a code of its place
 and box, and noise. The objectives are those of pre-training (`zvl.model.objectives`), and one more mismatch for ITM,
 the caption with one thing swapped. A linear layer that is thrown away must find in each query what is said around its
-cell, or queries would keep only what tells captions apart. What was learned about words then serves for pictures through
-one linear map from the ViT's patches to what is said of them (`see_pictures`), in closed form. Ours; the paper is silent.
+cell, or queries would keep only what tells captions apart. What was learned about words then serves for pictures
+through one linear map from the ViT's patches to what is said of them (`see_pictures`), in closed form. Ours; the paper
+is silent.
 """
 
 from __future__ import annotations
