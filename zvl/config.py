@@ -57,6 +57,7 @@ class PretrainingConfig:
     batch_size: int
     uniform_share: float  # of the steps, from the first, whose ITM negatives are uniform; then they are hard
     held_out: int = 100  # pictures in no batch, for the evaluation in training; at most a tenth of all
+    length_bins: int = 1  # a batch's captions come from one of so many bins of like lengths: less padding
     whole_batch_contrast: bool = False  # contrast over a step's micro-batches as one
     compile: bool = False  # by torch.compile: minutes at first, which a long run on a GPU earns back
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,6 +72,27 @@ def test_pair_batches_are_a_pure_function_of_the_step(run):
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["image_ids"], other["image_ids"])
     assert torch.equal(first["image_embeds"], data.features[first["image_ids"]].float())
+
+
+def test_binned_batches_hold_captions_of_like_lengths_and_leave_none_out(run):
+    preset, tokenizer = handful(), backbones.load_tokenizer()
+    preset = replace(preset, pretraining=replace(preset.pretraining, batch_size=16, length_bins=4))
+    data = schedule.read(preset, run, "train")
+    binned = pretraining.pair_batches(preset, data, tokenizer)
+    whole = replace(preset, pretraining=replace(preset.pretraining, length_bins=1))
+    mixed = pretraining.pair_batches(whole, data, tokenizer)
+    seen, padding = set(), {}
+    for step in range(200):
+        batch = binned(step, 0)
+        seen |= set(batch["sample_ids"])
+        lengths = batch["text_mask"].sum(1)
+        for half in lengths.split(8):  # English, then Chinese
+            assert half.max() - half.min() <= 12, "a quarter of the captions, sorted by length"
+        for name, batches in (("binned", binned), ("mixed", mixed)):
+            padding.setdefault(name, []).append(1 - float(batches(step, 0)["text_mask"].float().mean()))
+    kept_back = pretraining.held_out_images(preset, data)
+    assert len(seen) == len([pair for pair in data.pairs if pair.image not in kept_back]), "none is left out"
+    assert np.mean(padding["binned"]) < np.mean(padding["mixed"]) - 0.1
 
 
 def test_held_out_pictures_are_in_no_batch_and_samples_are_named(run):

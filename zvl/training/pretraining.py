@@ -20,7 +20,7 @@ from zvl.config import LoopConfig, Preset
 from zvl.data.rows import Quarantine
 from zvl.data.samples import LANGUAGES, Pair
 from zvl.evaluation import retrieval
-from zvl.model import backbones, parts
+from zvl.model import backbones, chat, parts
 from zvl.model.objectives import QFormerForPretraining
 from zvl.model.tokenizers import caption_ids
 from zvl.training import contrast, described, loop, material, own, sharded, sight, stages, starts, watch
@@ -106,6 +106,8 @@ def pair_batches(
 ) -> Callable[[int, int], dict]:
     """Pairs of both languages, half and half; which ones is a pure function of (seed, step, micro).
 
+    With the preset's length_bins, a batch's pairs come from one bin of captions of like lengths, drawn evenly, in both
+    languages the same: each pair is as likely as ever, but nothing is spent on padding, and negatives are as long.
     mine: one's own data. Its share of a batch is drawn from its pairs as they are, whatever their languages.
     A batch is what the Q-Former takes, and `sample_ids`: picture, language and number of each caption (from 0).
     """
@@ -114,6 +116,11 @@ def pair_batches(
     for pair, number in _numbered(data.pairs):
         if pair.image not in kept_back:
             by_language[pair.language].append((pair, number))
+    bins = preset.pretraining.length_bins
+    if bins > 1:
+        for language, pairs in by_language.items():
+            lengths = [len(ids) for ids in chat.text_ids(tokenizer, [pair.caption for pair, _ in pairs])]
+            by_language[language] = [pairs[i] for i in np.argsort(lengths, kind="stable")]
     row, _, features = own.joined(data, mine)
     longest = caption_limit(preset)
     half = preset.pretraining.batch_size // 2  # of the pictures of a batch, in each language
@@ -122,11 +129,11 @@ def pair_batches(
 
     def batches(step: int, micro: int) -> dict:
         rng = np.random.default_rng([preset.pretraining.loop.seed, step, micro, 1])
-        chosen = [
-            by_language[lang][i]
-            for lang in LANGUAGES
-            for i in rng.integers(len(by_language[lang]), size=half - mine_of_half)
-        ]
+        drawn = int(rng.integers(bins)) if bins > 1 else 0
+        chosen = []
+        for pairs in by_language.values():
+            first, end = (len(pairs) * edge // bins for edge in (drawn, drawn + 1))
+            chosen += [pairs[i] for i in rng.integers(first, end, size=half - mine_of_half)]
         if mine_of_half:
             chosen += [ours[i] for i in rng.integers(len(ours), size=2 * mine_of_half)]
         ids, mask = caption_ids(tokenizer, [pair.caption for pair, _ in chosen], longest)
