@@ -87,14 +87,10 @@ class PartsConfig:
 
     vision: str = "nano"  # or "eva-clip-g" (ViT-g/14), or the folder of any vision model
     qformer: str = "nano"  # or "bert-base" (768 x 12, cross-attention in every second layer)
-    start: str = (
-        "text tower"  # of the Q-Former: nano's own, "described", "nothing", a file of `zvl convert`, a folder
-    )
+    start: str = "text tower"  # of the Q-Former; or "aligned", "nothing", a file or folder of weights
     tokenizer: str = "nano"  # the Q-Former's: "nano", or a folder
     llm: str = "nano"  # or "ziya-llama-13b", or the folder of any causal language model
-    shipped: str = (
-        "nano"  # which of the nano parts that the repository brings: "nano", or "rich" for the full world
-    )
+    shipped: str = "nano"  # the parts that the repository brings; or "rich", those for the full world
     weights: str = "shipped"  # of ViT and LLM: those of their names, "random", or a folder
     precision: str = "fp32"  # or "bf16": how frozen weights are held
     live: bool = False  # the frozen ViT sees the training pictures anew in every step
@@ -209,7 +205,7 @@ WORDS = (
     "moji",
     "nothing",
     "text tower",
-    "described",
+    "aligned",
     "nano",
     "random",
     "shipped",
@@ -256,19 +252,20 @@ def nano(seed: int = 0) -> Preset:
 def rich(seed: int = 0) -> Preset:
     """`nano` in the full world, with the parts that know it; the tutorial moves there when its notebooks do.
 
-    The Q-Former starts from one that has read descriptions, and Muon trains it.
+    The Q-Former starts with queries that each look at a place of their own, and Muon trains it.
     """
     small = nano(seed)
     pretraining = replace(
         small.pretraining,
         loop=replace(small.pretraining.loop, learning_rate=2e-3, optimizer="muon"),
-        uniform_share=0.0,
+        uniform_share=0.3,
+        length_bins=6,
     )
     return replace(
         small,
         name="rich",
         world=replace(small.world, rich=True),
-        parts=replace(small.parts, shipped="rich", start="described"),
+        parts=replace(small.parts, shipped="rich", start="aligned"),
         pretraining=pretraining,
     )
 

@@ -74,6 +74,22 @@ def test_pair_batches_are_a_pure_function_of_the_step(run):
     assert torch.equal(first["image_embeds"], data.features[first["image_ids"]].float())
 
 
+def test_the_aligned_start_changes_nothing_but_where_queries_look_and_what_they_take_in(run):
+    preset = handful()
+    data = schedule.read(preset, run, "train")
+    plain = schedule.new_qformer(preset)
+    aligned = replace(preset, parts=replace(preset.parts, start="aligned"))
+    before, after = schedule.new_qformer(aligned), schedule.new_qformer(aligned, 0, data)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), before.parameters(), strict=True))
+    changed = {
+        name
+        for (name, old), new in zip(plain.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(old, new)
+    }
+    assert changed and all(".crossattention." in name and "LayerNorm" not in name for name in changed)
+    assert schedule.pretrain(aligned, run)[1] != schedule.pretrain(preset, run)[1]
+
+
 def test_binned_batches_hold_captions_of_like_lengths_and_leave_none_out(run):
     preset, tokenizer = handful(), backbones.load_tokenizer()
     preset = replace(preset, pretraining=replace(preset.pretraining, batch_size=16, length_bins=4))

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 NANO = Path(__file__).parent / "nano"
-RICH = Path(__file__).parent / "rich"  # the same parts, and a Q-Former, for the full world (WorldConfig.rich)
+RICH = Path(__file__).parent / "rich"  # the same parts for the full world (WorldConfig.rich)
 SHIPPED = {"nano": NANO, "rich": RICH}
 IMAGE_SIZE = 96
 WIDTH = 192

@@ -373,11 +373,7 @@ class QFormerForPretraining(nn.Module):
 
     def match(self, image_embeds: Tensor, input_ids: Tensor, text_mask: Tensor) -> Tensor:
         """ITM's logit for match minus that for mismatch of each row's image and text: (batch,), fp32."""
-        return self.itm_logits(self.queries(image_embeds, input_ids, text_mask))
-
-    def itm_logits(self, queries: Tensor) -> Tensor:
-        """`match` from the queries' last states beside a text, (batch, queries, hidden_size): (batch,), fp32."""
-        logits = self._itm_head(queries)
+        logits = self._itm_head(self.queries(image_embeds, input_ids, text_mask))
         return logits[:, 1] - logits[:, 0]
 
     def _contrast_and_generate(self, image_kv, input_ids, text_mask) -> tuple[Tensor, Tensor, Tensor]:

@@ -187,15 +187,12 @@ def made_of(parts: PartsConfig) -> dict:
 
 
 def start_path(parts: PartsConfig) -> Path | None:
-    """The folder or file that the Q-Former starts from, None for the nano text tower and nothing. "described" is the
-    shipped one, which has read descriptions of the full world.
+    """The folder or file that the Q-Former starts from, None for the nano text tower and for nothing.
 
     Raises ValueError that says what is allowed where there is none on this machine.
     """
-    if parts.start in ("text tower", "nothing"):
+    if parts.start in ("text tower", "aligned", "nothing"):
         return None
-    if parts.start == "described":
-        return shipped(parts) / "qformer" / "model.safetensors"
     if Path(parts.start).exists():
         return Path(parts.start)
     try:

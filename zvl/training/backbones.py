@@ -32,19 +32,14 @@ from zvl.training.reading import (
 from zvl.training.starts import patch_shares
 
 LOOKUP = ("where", "where", "existence", "left_right", "category", "leftmost")
-RICH_LOOKUP = (
-    "where",
-    "ground",
-    "refer",
-    "read",
-    "existence",
-    "left_right",
-    "above_below",
+RICH_LOOKUP = (  # each finds one thing by another
+    "where", "ground", "refer", "existence", "left_right", "above_below", "size", "frame", "bigger", "false_premise",
     "category",
-    "leftmost",
-)
+)  # fmt: skip
 GRID = 8  # patches a side
+APART_WEIGHT = 3.0  # of the squared error of a linear layer on what patches show
 BOX_WEIGHT = 10.0  # of a box's error, in shares of the sides
+BARE = 0.05  # share up to which a patch shows the ground alone
 DENSE = 0.5  # share of a patch that a piece covers, from which on the patch alone tells what it belongs to
 
 
@@ -159,19 +154,23 @@ def region_texts(tokenizer, rich: bool = False) -> dict[str, tuple[Tensor, Tenso
 
 
 def dense_labels(scenes: list[moji.Scene]) -> dict[str, Tensor]:
-    """What each patch tells by itself: `patch_name` (batch, 64) in `region_words`, -1 where no piece covers half of it,
-    and `patch_box` (batch, 64, 4), the corners of that piece's box (left, top, right, bottom) as shares of the sides.
+    """What each patch tells by itself: `patch_name` (batch, 64) in names and grounds of `region_words`, -1 where a
+    piece covers some of it but no half; and `patch_box` (batch, 64, 4), the corners of the box of the piece that covers
+    half of it (left, top, right, bottom) as shares of the sides, 0 elsewhere.
+
+    Bare patches tell the ground, so that a linear layer behind the ViT can tell a thing from none.
     """
     share, piece = _covered(scenes).max(1)
-    names = region_labels(scenes, rich=True)["name"].gather(1, piece)
+    labels = region_labels(scenes, rich=True)
+    names = labels["name"].gather(1, piece).masked_fill(share < DENSE, -1)
+    grounds = len(region_words("en", rich=True)["name"]) + labels["ground"][:, -2:-1].expand_as(names)
+    names = torch.where(share < BARE, grounds, names)
     boxes = torch.zeros(len(scenes), moji.MAX_PIECES, 4)
     for i, scene in enumerate(scenes):
         corners = [(p.x, p.y, p.x + p.side, p.y + p.side) for p in scene.pieces]
         boxes[i, : len(corners)] = torch.tensor(corners) / moji.SCENE_SIZE
-    return {
-        "patch_name": names.masked_fill(share < DENSE, -1),
-        "patch_box": boxes.gather(1, piece[..., None].expand(-1, -1, 4)),
-    }
+    boxes = boxes.gather(1, piece[..., None].expand(-1, -1, 4))
+    return {"patch_name": names, "patch_box": boxes * (share >= DENSE)[..., None]}
 
 
 def clip_batch(tokenizer, step: int, batch_size: int, seed: int, rich: bool = False) -> dict[str, Tensor]:
@@ -213,32 +212,41 @@ def clip_loss(
         total = total + (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 4
         metrics[f"top1_{language}"] = (logits.argmax(1) == target).float().mean()
     features = model.region_features(image_embeds, batch["weights"].to(image_embeds.dtype)).float()
-    scale = model.region_log_scale.clamp(max=4.6).exp()
-    for aspect, text in texts.items():
+    # A lower scale leaves no way to a low loss but names that are far apart.
+    scale = model.region_log_scale.clamp(max=3.0 if "patch_name" in batch else 4.6).exp()
+    tables = {  # each (language, words, width)
+        aspect: model.text_features(*text).float().view(2, -1, features.shape[-1])
+        for aspect, text in texts.items()
+    }
+    for aspect, table in tables.items():
         present = batch["labels"][aspect] >= 0
         regions, labels = features[present], batch["labels"][aspect][present]
-        if aspect == "name" and "patch_name" in batch:
-            known = batch["patch_name"] >= 0
-            patches = F.normalize(model.region_projection(image_embeds[:, 1:][known]), dim=-1)
-            regions = torch.cat([regions, patches.float()])
-            labels = torch.cat([labels, batch["patch_name"][known]])
-        table = model.text_features(*text).float().view(2, -1, regions.shape[-1])  # (language, words, width)
         logits = scale * torch.einsum("rd,lcd->lrc", regions, table)
-        if len(labels) > (count := int(present.sum())):
-            dense = sum(F.cross_entropy(logits[i, count:], labels[count:]) for i in range(2)) / 2
-            total, metrics["patch_name"] = total + dense, dense.detach()
-            metrics["patch_name_top1"] = (logits[0, count:].argmax(1) == labels[count:]).float().mean()
-            logits, labels = logits[:, :count], labels[:count]
         loss = sum(F.cross_entropy(logits[i], labels) for i in range(2)) / 2
         total = total + loss
         metrics[f"region_{aspect}"] = loss.detach()
         metrics[f"region_{aspect}_top1"] = (logits[0].argmax(1) == labels).float().mean()
+    if "patch_name" in batch:
+        known = batch["patch_name"] >= 0
+        patches = F.normalize(model.region_projection(image_embeds[:, 1:][known]).float(), dim=-1)
+        labels, table = batch["patch_name"][known], torch.cat([tables["name"], tables["ground"]], 1)
+        logits = scale * torch.einsum("rd,lcd->lrc", patches, table)
+        dense = sum(F.cross_entropy(logits[i], labels) for i in range(2)) / 2
+        total, metrics["patch_name"] = total + dense, dense.detach()
+        if where is not None:
+            # Contrast only asks that the right name be the nearest. What reads patches, cross-attention's values and
+            # the projection, is linear: for it each name needs a direction of its own.
+            told = where(image_embeds[:, 1:][known])[:, 2 * GRID + 4 :].float()
+            apart = (told - F.one_hot(labels, told.shape[1])).pow(2).sum(1).mean()
+            total, metrics["patch_apart"] = total + APART_WEIGHT * apart, apart.detach()
+        things = labels < tables["name"].shape[1]
+        metrics["patch_name_top1"] = (logits[0].argmax(1) == labels)[things].float().mean()
     if where is not None:
         place = place_loss(where, image_embeds)
         total, metrics["patch_place"] = total + place, place.detach()
         if "patch_box" in batch:
-            known = batch["patch_name"] >= 0
-            told = where(image_embeds[:, 1:][known])[:, 2 * GRID :].float()
+            known = batch["patch_box"].any(-1)
+            told = where(image_embeds[:, 1:][known])[:, 2 * GRID : 2 * GRID + 4].float()
             off = (told - batch["patch_box"][known]).abs().mean()
             total, metrics["patch_box_pixels"] = total + BOX_WEIGHT * off, moji.SCENE_SIZE * off.detach()
     return total, metrics
@@ -278,7 +286,11 @@ def train_clip(
             embeddings = model.vision_model.embeddings
             for p in (embeddings.class_embedding, embeddings.position_embedding):
                 torch.nn.init.normal_(p, std=0.02)
-        model.where = torch.nn.Linear(WIDTH, 2 * GRID + 4 * rich)
+        words = region_words("en", rich)
+        told = 4 + len(words["name"]) + len(words["ground"]) if rich else 0
+        model.where = torch.nn.Linear(WIDTH, 2 * GRID + told)
+        with torch.no_grad():  # hundreds of wild guesses would drown all other losses in the first steps
+            model.where.weight[2 * GRID :], model.where.bias[2 * GRID :] = 0.0, 0.0
     model.vision_model.set_attn_implementation("eager")
     model.text_model.set_attn_implementation("eager")
     texts = region_texts(tokenizer, rich)

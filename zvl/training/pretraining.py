@@ -23,36 +23,35 @@ from zvl.evaluation import retrieval
 from zvl.model import backbones, chat, parts
 from zvl.model.objectives import QFormerForPretraining
 from zvl.model.tokenizers import caption_ids
-from zvl.training import contrast, described, loop, material, own, sharded, sight, stages, starts, watch
+from zvl.training import contrast, loop, material, own, sharded, sight, stages, starts, watch
 from zvl.training.feature_store import Features
 from zvl.training.material import Data, caption_limit, new_vision, read
 from zvl.training.sight import LiveFeatures
 
-DESCRIBED_PICTURES = 2048  # how many tell a described start to read a ViT's patches
+ALIGNED_PICTURES = 2048  # how many tell where queries look and what they take in at first
 
 
 def new_qformer(preset: Preset, seed: int = 0, data: Data | None = None) -> QFormerForPretraining:
     """The Q-Former before pre-training. Nano's text side is the text tower and its query FFNs are copies of the text
     FFNs (as BLIP-2 starts from BERT); cross-attention and queries are new. See `starts.initialise` for other starts.
 
-    data: training data of the full world, for the start "described": there the Q-Former knows words and descriptions,
-    and what is said of these pictures tells it how to read their patches (`described.see_pictures`). Without data it
-    reads descriptions alone.
+    data: training data for the start "aligned": what is said of its pictures tells where each query looks and what it
+    takes in (`starts.align_cross_attention`). Without data that start is "text tower".
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = parts.new_qformer(preset.parts, preset.num_queries, preset.projection_dim)
-    if preset.parts.start == "text tower":
+    if preset.parts.start in ("text tower", "aligned"):
         clip = backbones.load_clip(parts.shipped(preset.parts))
         starts.initialise_from_bert(model.qformer, clip.text_model.state_dict())
         model.text_projection.weight.data.copy_(clip.text_projection.weight)
     else:
         starts.initialise(model, parts.start_path(preset.parts))
-    if preset.parts.start == "described" and data is not None:
+    if preset.parts.start == "aligned" and data is not None:
         words = model.qformer.embeddings.word_embeddings.weight.detach()
         tokenizer = parts.text_tokenizer(preset.parts)
-        said = material.said_of_pictures(data, words, DESCRIBED_PICTURES, boxes_too=True, tokenizer=tokenizer)
-        described.see_pictures(model, data.features[: len(said)], said)
+        said = material.said_of_pictures(data, words, ALIGNED_PICTURES, tokenizer=tokenizer)
+        starts.align_cross_attention(model, data.features[: len(said)], said)
     return model
 
 
@@ -209,7 +208,7 @@ def pretrain(preset: Preset, run: Path) -> tuple[QFormerForPretraining, list[dic
         inputs |= material.inputs(preset, run)
     # Evaluation and watching too: they write into the history.
     inputs["pretraining"] = Path(__file__)
-    inputs["its code"] = stages.code_version(contrast, described, own, retrieval, sharded, sight, watch)
+    inputs["its code"] = stages.code_version(contrast, own, retrieval, sharded, sight, watch)
     inputs |= own.inputs(preset.own) if preset.own.pairs else {}
     path = stages.cached("pretraining", inputs, run / "stages", build)
     model = new_qformer(preset, config.loop.seed)

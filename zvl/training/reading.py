@@ -32,8 +32,8 @@ KINDS = (*questions.QUESTION_TYPES, "where")
 RICH_KINDS = (*questions.RICH_TYPES, "where", "ground")
 BOXED = ("refer", "ground")  # only slots tell boxes
 OFTEN = {  # how much more often than others a kind is asked: what is rarer in scenes, and what takes longest to learn
-    "read": 6, "refer": 4, "left_right": 3, "above_below": 3, "category": 3, "ground": 3, "leftmost": 2, "count": 2,
-    "more": 2, "bigger": 2, "size": 0.5, "frame": 0.5, "background": 0.3,
+    "read": 4, "refer": 4, "left_right": 4, "above_below": 4, "ground": 4, "size": 3, "frame": 3, "bigger": 3,
+    "false_premise": 3, "existence": 2, "count": 2, "background": 0.5,
 }  # fmt: skip
 IMAGE_ID = SPECIAL_TOKENS.index(IMAGE)
 
@@ -294,7 +294,7 @@ def reading_batch(
         else:
             text = wordings.description(scene, told, rng if rng.random() < 0.5 else None, rich)
             rows.append(Asked(ids(text), asked))
-    return collate_text(rows, ids, rng, noise=0.6 * (1 - ease))
+    return collate_text(rows, ids, rng, noise=(1.0 if rich else 0.6) * (1 - ease))
 
 
 def _rich_turns(scene, language, rng, kinds, turns, soft, ease) -> list[questions.Question]:
