@@ -61,6 +61,10 @@ class PretrainingConfig:
     whole_batch_contrast: bool = False  # contrast over a step's micro-batches as one
     compile: bool = False  # by torch.compile: minutes at first, which a long run on a GPU earns back
 
+    def __post_init__(self):
+        if self.length_bins < 1:
+            raise ValueError(f"length_bins must be at least 1, got {self.length_bins}")
+
 
 @dataclass(frozen=True)
 class TuningConfig:
@@ -201,15 +205,8 @@ def absolute(value: str) -> str:
     return str(path.absolute()) if value not in WORDS and path.exists() else value
 
 
-WORDS = (
-    "moji",
-    "nothing",
-    "text tower",
-    "aligned",
-    "nano",
-    "random",
-    "shipped",
-)  # where PartsConfig takes folders too
+# Where PartsConfig takes folders too.
+WORDS = ("moji", "nothing", "text tower", "aligned", "nano", "random", "shipped")
 SHORT_TRAIN_SCENES = 32  # the least that all kinds of questions and the notebook's own examples need
 SHORT_TEST_SCENES = 120  # a pool of a hundred without a caption twice
 

@@ -1,4 +1,5 @@
-"""The whole schedule in the full world, and how far each aim is reached: one command, one table.
+"""The schedule in the full world, and how far each aim is reached: one command, one table. Captions and dialogues of
+several turns are not asked for yet.
 
     python ci/bench/aims.py --run-dir runs/aims                 # trains what is not there yet, then asks and prints
     python ci/bench/aims.py --run-dir runs/aims --scale 2       # every number of steps doubled: what more minutes give

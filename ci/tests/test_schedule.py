@@ -97,6 +97,8 @@ def test_binned_batches_hold_captions_of_like_lengths_and_leave_none_out(run):
     binned = pretraining.pair_batches(preset, data, tokenizer)
     whole = replace(preset, pretraining=replace(preset.pretraining, length_bins=1))
     mixed = pretraining.pair_batches(whole, data, tokenizer)
+    with pytest.raises(ValueError, match="length_bins must be at least 1, got 0"):
+        replace(preset.pretraining, length_bins=0)
     seen, padding = set(), {}
     for step in range(200):
         batch = binned(step, 0)

@@ -55,8 +55,8 @@ class WorldConfig:
     dialogue_share: float = 0.5
     rich: bool = False
     extra_scenes: int = 600
-    framed: float = 0.4
-    signs: float = 0.3
+    framed: float = moji.RICH["framed"]
+    signs: float = moji.RICH["signs"]
 
 
 def write_world(folder: Path, config: WorldConfig, progress=lambda items, label: items) -> Path:

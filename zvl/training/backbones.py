@@ -23,6 +23,7 @@ from zvl.training.reading import (
     RICH_KINDS,
     TextIds,
     bucketed,
+    ground_question,
     ordinary_batch,
     ordinary_text,
     pad,
@@ -62,9 +63,7 @@ def make_tokenizer(seed: int = 0, scenes: int = 4000, rich: bool = False):
             if rich:
                 asked += questions.follow_up(scene, language, "train", rng)
                 asked.append(questions.grounded(scene, language, "train", rng))
-                piece = scene.pieces[rng.integers(len(scene.pieces))]
-                said = questions.expressions(scene, piece, language)
-                asked.append(questions.ground(str(rng.choice(said)), piece, language, "train", rng))
+                asked.append(ground_question(scene, language, rng))
             texts += [f"{q.question} {q.answer}\n{q.answer}" for q in asked]
             texts.append(wordings.caption(scene, language, "train", int(rng.integers(5)), rng))
     names = [concept.names for concept in moji.concepts()]

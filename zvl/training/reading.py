@@ -141,11 +141,13 @@ def detail(scene: moji.Scene, language: str, rng: np.random.Generator) -> questi
     return questions.Question("detail", language, asked, wordings.description(scene, language, rich=True))
 
 
-def ground_question(scene: moji.Scene, language: str, rng: np.random.Generator) -> questions.Question:
-    """The box of one thing, by one of the expressions that fit it."""
+def ground_question(
+    scene: moji.Scene, language: str, rng: np.random.Generator, split: str = "train"
+) -> questions.Question:
+    """The box of one thing, by one of the expressions that fit it, in a wording of the split."""
     piece = scene.pieces[rng.integers(len(scene.pieces))]
     said = questions.expressions(scene, piece, language)
-    return questions.ground(said[rng.integers(len(said))], piece, language, "train", rng)
+    return questions.ground(str(rng.choice(said)), piece, language, split, rng)
 
 
 def where_question(scene: moji.Scene, language: str, rng: np.random.Generator) -> questions.Question:
@@ -469,9 +471,7 @@ def reading_quality(
             for scene in pool:
                 asked = questions.questions(scene, language, "test", rng, kinds)
                 if rich and form == "soft":
-                    piece = scene.pieces[rng.integers(len(scene.pieces))]
-                    said = questions.expressions(scene, piece, language)
-                    asked.append(questions.ground(str(rng.choice(said)), piece, language, "test", rng))
+                    asked.append(ground_question(scene, language, rng, "test"))
                 for turn in asked:
                     if form == "soft":
                         rows.append(
