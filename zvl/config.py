@@ -252,18 +252,24 @@ def rich(seed: int = 0) -> Preset:
     The Q-Former starts with queries that each look at a place of their own, and Muon trains it.
     """
     small = nano(seed)
-    pretraining = replace(
-        small.pretraining,
-        loop=replace(small.pretraining.loop, learning_rate=2e-3, optimizer="muon"),
-        uniform_share=0.3,
-        length_bins=6,
-    )
+
+    def muon(loop: LoopConfig, steps: int, learning_rate: float = 2e-3, **options) -> LoopConfig:
+        return replace(loop, steps=steps, learning_rate=learning_rate, optimizer="muon", **options)
+
+    near = (("crossattention", 6e-4), ("query_tokens", 6e-4))  # they start near where they should be
     return replace(
         small,
         name="rich",
-        world=replace(small.world, rich=True),
+        world=replace(small.world, rich=True, signs=0.5),  # words on signs are many, and each is rare
         parts=replace(small.parts, shipped="rich", start="aligned"),
-        pretraining=pretraining,
+        pretraining=replace(
+            small.pretraining,
+            loop=muon(small.pretraining.loop, 400, rates=near),
+            uniform_share=0.3,
+            length_bins=6,
+        ),
+        base=(small.base[0], replace(small.base[1], loop=muon(small.base[1].loop, 250))),
+        chat=(replace(small.chat[0], loop=muon(small.chat[0].loop, 250)), small.chat[1]),
     )
 
 

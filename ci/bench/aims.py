@@ -1,5 +1,4 @@
-"""The schedule in the full world, and how far each aim is reached: one command, one table. Captions and dialogues of
-several turns are not asked for yet.
+"""The schedule in the full world, and how far each aim is reached: one command, one table.
 
     python ci/bench/aims.py --run-dir runs/aims                 # trains what is not there yet, then asks and prints
     python ci/bench/aims.py --run-dir runs/aims --scale 2       # every number of steps doubled: what more minutes give
@@ -19,8 +18,9 @@ import torch
 
 from zvl import config
 from zvl.data import questions
-from zvl.data.samples import LANGUAGES
-from zvl.evaluation import abilities, retrieval, suite, vqa
+from zvl.data.samples import LANGUAGES, Sample, Turn
+from zvl.data.wordings import DESCRIBE
+from zvl.evaluation import abilities, dialogue, retrieval, suite, vqa
 from zvl.model import parts
 from zvl.model.tokenizers import caption_ids
 from zvl.training import schedule
@@ -92,7 +92,36 @@ def answer_figures(preset, run: Path, kind: str, splits, per_type: int, seed: in
             for part in (boxes, vqa.with_wrong_images(boxes, seed))
         ]
         figures |= abilities.grounding_figures(kind, split, boxes, *answers, seed)[0]
+        figures |= description_figures(model, tokenizer, kind, split, data, features, 2 * per_type)
+        talks = short_dialogues(data.dialogues, per_type)
+        answers = dialogue.converse(model, tokenizer, talks, features, data.row)
+        figures |= abilities.dialogue_figures(kind, split, talks, answers, seed)[0]
     return figures
+
+
+def description_figures(model, tokenizer, kind, split, data, features, count: int) -> dict[str, float]:
+    """Descriptions of `count` pictures in each language against all their captions."""
+    wordings = "test" if split == "paraphrase" else "train"
+    samples = []
+    for language in LANGUAGES:
+        asked = DESCRIBE[language, wordings]
+        for number, image in enumerate(data.images[:count]):
+            turn = Turn(asked[number % len(asked)], "")
+            samples.append(Sample(f"{language}-{number}", (image,), (turn,), language=language))
+    said = suite.ask(model, tokenizer, samples, features, data.row, max_new_tokens=60)
+    references = [data.captions[sample.images[0], sample.language] for sample in samples]
+    languages = [sample.language for sample in samples]
+    return abilities.caption_figures(kind, split, said, references, languages)[0]
+
+
+def short_dialogues(samples, count: int) -> list[Sample]:
+    """`count` dialogues in each language without boxes and descriptions, which figures of their own judge."""
+
+    def short(answer: str) -> bool:
+        return "(" not in answer and len(answer.split()) <= 5 and len(answer) <= 30
+
+    told = [sample for sample in samples if all(short(turn.response) for turn in sample.turns)]
+    return [s for language in LANGUAGES for s in [t for t in told if t.language == language][:count]]
 
 
 def is_to_be_found(sample) -> bool:

@@ -86,7 +86,12 @@ def test_the_aligned_start_changes_nothing_but_where_queries_look_and_what_they_
         for (name, old), new in zip(plain.named_parameters(), after.parameters(), strict=True)
         if not torch.equal(old, new)
     }
-    assert changed and all(".crossattention." in name and "LayerNorm" not in name for name in changed)
+    assert all(
+        (".crossattention." in name or ".output_query.dense." in name) and "LayerNorm" not in name
+        for name in changed
+    )
+    silent = [value for name, value in after.named_parameters() if ".output_query.dense." in name]
+    assert silent and not any(value.any() for value in silent), "feed-forwards of queries start silent"
     assert schedule.pretrain(aligned, run)[1] != schedule.pretrain(preset, run)[1]
 
 

@@ -1,5 +1,6 @@
 """The Q-Former starts from BERT, a checkpoint or nothing; the projection where its output resembles words."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -70,11 +71,40 @@ def test_the_projection_says_of_each_query_what_stands_where_it_looks():
     assert explained > 0.999
     with torch.no_grad():
         tokens = model.language_projection(mixed)
+        starts.align_projection(model, features, said, strength=2.0, mark=embedding.weight[3])
+        marked = model.language_projection(mixed)
+    torch.testing.assert_close(marked, tokens + embedding.weight[3], msg="each token carries the mark")
     wanted = truth - truth.mean((0, 1))
     assert torch.cosine_similarity(tokens, wanted, dim=-1).min() > 0.99
     assert tokens.pow(2).mean().sqrt() == pytest.approx(
         2 * embedding.weight.pow(2).mean().sqrt().item(), rel=0.01
     )
+
+
+def test_rare_words_of_a_region_are_heard_above_common_ones():
+    """Each of ten things is said by a tenth of the phrases, "left" by half of them."""
+    tokenizer = backbones.load_tokenizer()
+    names = [name for name in "tiger panda owl fox bus kite bell rose crab deer".split()] * 10
+    sides = ["left", "right"] * 50
+    box = (0, 0, 96, 96)
+    regions = [
+        Pair(str(i), f"{i}.png", f"{name} {side}", "en", "x", box)
+        for i, (name, side) in enumerate(zip(names, sides, strict=True))
+    ]
+    row = {f"{i}.png": i for i in range(100)}
+    words = torch.nn.functional.one_hot(torch.arange(len(tokenizer)), len(tokenizer)).float()
+    plain, told = (
+        starts.said_of_patches(row, (), regions, tokenizer, words, 100, 64, 96, boxes_too=boxes)
+        for boxes in (False, True)
+    )
+    (fox,), (right,) = (
+        tokenizer(word, add_special_tokens=False)["input_ids"][-1:] for word in (" fox", " right")
+    )
+    assert plain[3, 0, fox] == plain[3, 0, right] == 1
+    code = words.pow(2).mean().sqrt() * starts.box_code(torch.tensor([0.0, 0, 1, 1]), len(tokenizer))
+    loud = told[3, 0] - code
+    assert float(loud[fox]) == pytest.approx(math.log(0.1) / math.log(0.01), rel=1e-3)
+    assert float(loud[right]) == pytest.approx(math.log(0.5) / math.log(0.01), rel=1e-3)
 
 
 def test_aligned_queries_look_at_their_own_cell_and_take_in_what_is_said_there():

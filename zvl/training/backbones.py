@@ -7,6 +7,8 @@ sizes in both languages (RegionCLIP's idea). The LLaMA never sees a picture.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,12 +19,14 @@ from zvl.data.drawing import BACKGROUNDS, FRAMES
 from zvl.data.pixels import to_pixels
 from zvl.data.samples import LANGUAGES
 from zvl.model.backbones import WIDTH, BilingualClip, new_llm, train_tokenizer
+from zvl.training.guidance import carry_boxes
 from zvl.training.loop import LoopConfig, train
 from zvl.training.reading import (
     KINDS,
     RICH_KINDS,
     TextIds,
     bucketed,
+    embed_text,
     ground_question,
     ordinary_batch,
     ordinary_text,
@@ -30,7 +34,7 @@ from zvl.training.reading import (
     reading_batch,
     reading_loss,
 )
-from zvl.training.starts import patch_shares
+from zvl.training.starts import BOX_EDGES, box_edges, patch_shares
 
 LOOKUP = ("where", "where", "existence", "left_right", "category", "leftmost")
 RICH_LOOKUP = (  # each finds one thing by another
@@ -38,7 +42,10 @@ RICH_LOOKUP = (  # each finds one thing by another
     "category",
 )  # fmt: skip
 GRID = 8  # patches a side
-APART_WEIGHT = 3.0  # of the squared error of a linear layer on what patches show
+NAME_CODE = 96  # numbers in which a patch tells what it shows: fewer than names, to fit beside all else
+APART_WEIGHT = 8.0  # of the squared error of a linear layer on these
+CODE_SCALE = 10.0  # of the products with the names' directions, of which the right one is to be the largest
+CODE_WEIGHT = 0.2  # of the squared error of that layer on the codes of boxes, 28 numbers
 BOX_WEIGHT = 10.0  # of a box's error, in shares of the sides
 BARE = 0.05  # share up to which a patch shows the ground alone
 DENSE = 0.5  # share of a patch that a piece covers, from which on the patch alone tells what it belongs to
@@ -157,9 +164,12 @@ def dense_labels(scenes: list[moji.Scene]) -> dict[str, Tensor]:
     piece covers some of it but no half; and `patch_box` (batch, 64, 4), the corners of the box of the piece that covers
     half of it (left, top, right, bottom) as shares of the sides, 0 elsewhere.
 
-    Bare patches tell the ground, so that a linear layer behind the ViT can tell a thing from none.
+    `patch_said` (batch, 64, 96) is what a mixture of patches can be made of: the `name_codes` of each thing, as much of
+    it as lies in the patch, and of the ground for the rest; `patch_code` (batch, 64, 28) the edges of the boxes in the
+    same shares. Bare patches tell the ground, so that a linear layer behind the ViT can tell a thing from none.
     """
-    share, piece = _covered(scenes).max(1)
+    covered = _covered(scenes)
+    share, piece = covered.max(1)
     labels = region_labels(scenes, rich=True)
     names = labels["name"].gather(1, piece).masked_fill(share < DENSE, -1)
     grounds = len(region_words("en", rich=True)["name"]) + labels["ground"][:, -2:-1].expand_as(names)
@@ -168,8 +178,28 @@ def dense_labels(scenes: list[moji.Scene]) -> dict[str, Tensor]:
     for i, scene in enumerate(scenes):
         corners = [(p.x, p.y, p.x + p.side, p.y + p.side) for p in scene.pieces]
         boxes[i, : len(corners)] = torch.tensor(corners) / moji.SCENE_SIZE
+    words = region_words("en", rich=True)
+    said = torch.zeros(len(scenes), GRID * GRID, len(words["name"]) + len(words["ground"]))
+    things = labels["name"][:, : moji.MAX_PIECES].clamp(min=0)
+    said.scatter_add_(2, things[:, None].expand(-1, GRID * GRID, -1), covered.transpose(1, 2))
+    bare = (1 - covered.sum(1)).clamp(min=0)
+    ground = len(words["name"]) + labels["ground"][:, -2]
+    said[torch.arange(len(scenes)), :, ground] = bare
+    code = covered.transpose(1, 2) @ box_edges(boxes)
     boxes = boxes.gather(1, piece[..., None].expand(-1, -1, 4))
-    return {"patch_name": names, "patch_box": boxes * (share >= DENSE)[..., None]}
+    return {
+        "patch_name": names,
+        "patch_box": boxes * (share >= DENSE)[..., None],
+        "patch_said": said @ name_codes(said.shape[-1]),
+        "patch_code": code,
+    }
+
+
+@functools.cache
+def name_codes(count: int) -> Tensor:
+    """A fixed direction (count, 96) of length 1 for each name, the same everywhere."""
+    drawn = torch.randn(count, NAME_CODE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return F.normalize(drawn, dim=-1).float()
 
 
 def clip_batch(tokenizer, step: int, batch_size: int, seed: int, rich: bool = False) -> dict[str, Tensor]:
@@ -235,9 +265,16 @@ def clip_loss(
         if where is not None:
             # Contrast only asks that the right name be the nearest. What reads patches, cross-attention's values and
             # the projection, is linear: for it each name needs a direction of its own.
-            told = where(image_embeds[:, 1:][known])[:, 2 * GRID + 4 :].float()
-            apart = (told - F.one_hot(labels, told.shape[1])).pow(2).sum(1).mean()
-            total, metrics["patch_apart"] = total + APART_WEIGHT * apart, apart.detach()
+            told = where(image_embeds[:, 1:])[..., 2 * GRID + 4 :].float()
+            said, code = batch["patch_said"], batch["patch_code"]
+            names = told[..., : said.shape[-1]]
+            apart = (names - said).pow(2).sum(-1).mean()
+            # Squares alone find hundreds of names slowly.
+            nearest = F.cross_entropy(CODE_SCALE * names[known] @ name_codes(table.shape[1]).T, labels)
+            boxes = (told[..., said.shape[-1] :] - code).pow(2).sum(-1).mean()
+            total = total + APART_WEIGHT * apart + nearest + CODE_WEIGHT * boxes
+            metrics["patch_apart"], metrics["patch_code"] = apart.detach(), boxes.detach()
+            metrics["patch_nearest"] = nearest.detach()
         things = labels < tables["name"].shape[1]
         metrics["patch_name_top1"] = (logits[0].argmax(1) == labels)[things].float().mean()
     if where is not None:
@@ -285,8 +322,7 @@ def train_clip(
             embeddings = model.vision_model.embeddings
             for p in (embeddings.class_embedding, embeddings.position_embedding):
                 torch.nn.init.normal_(p, std=0.02)
-        words = region_words("en", rich)
-        told = 4 + len(words["name"]) + len(words["ground"]) if rich else 0
+        told = 4 + NAME_CODE + BOX_EDGES if rich else 0
         model.where = torch.nn.Linear(WIDTH, 2 * GRID + told)
         with torch.no_grad():  # hundreds of wild guesses would drown all other losses in the first steps
             model.where.weight[2 * GRID :], model.where.bias[2 * GRID :] = 0.0, 0.0
@@ -328,15 +364,18 @@ def train_llm(
         model = start
     ids, kept = TextIds(tokenizer), {}
     kinds, lookup = (RICH_KINDS, RICH_LOOKUP) if rich else (KINDS, LOOKUP)
+    mixed = 1 if rich else 2  # of three batches; the others only ask to look things up, the hardest to learn
+    if rich and start is None:
+        with torch.no_grad():
+            first = embed_text(model, reading_batch(ids, 0, batch_size, config.seed, soft=1.0, rich=True))
+            carry_boxes(model, model.model(inputs_embeds=first, output_hidden_states=True).hidden_states)
 
     def batches(step: int, micro: int) -> dict[str, Tensor]:
         number = step * config.accumulation + micro
         if number % 16 == 15:
             return ordinary_batch(ids, number, batch_size // 2, config.seed)
         done = 1.0 if start is not None else number / (config.steps * config.accumulation)
-        if (
-            number % 3 == 2
-        ):  # looking things up is the hardest to learn: every third batch asks for nothing else
+        if number % 3 >= mixed:
             ease = (0.6, 0.3, 0.0)[number // 3 % 3]
             return reading_batch(
                 ids,

@@ -50,7 +50,7 @@ def new_qformer(preset: Preset, seed: int = 0, data: Data | None = None) -> QFor
     if preset.parts.start == "aligned" and data is not None:
         words = model.qformer.embeddings.word_embeddings.weight.detach()
         tokenizer = parts.text_tokenizer(preset.parts)
-        said = material.said_of_pictures(data, words, ALIGNED_PICTURES, tokenizer=tokenizer)
+        said = material.said_of_pictures(data, words, ALIGNED_PICTURES, boxes_too=True, tokenizer=tokenizer)
         starts.align_cross_attention(model, data.features[: len(said)], said)
     return model
 

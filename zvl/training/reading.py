@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from zvl.data import boxes, moji, questions, wordings
 from zvl.data.samples import LANGUAGES
 from zvl.model.backbones import SPECIAL_TOKENS
 from zvl.model.chat import BOT, HUMAN, IGNORED, IMAGE, spaced
+from zvl.training.guidance import GUIDE_WEIGHT, guidance, looks
 from zvl.training.starts import box_code, patch_shares
 
 NUM_SLOTS = 16  # as many as the nano model has queries
@@ -35,6 +37,8 @@ OFTEN = {  # how much more often than others a kind is asked: what is rarer in s
     "read": 4, "refer": 4, "left_right": 4, "above_below": 4, "ground": 4, "size": 3, "frame": 3, "bigger": 3,
     "false_premise": 3, "existence": 2, "count": 2, "background": 0.5,
 }  # fmt: skip
+LONG = ("detail", "describe", "grounded")  # answers that are descriptions
+BY_TOKEN = ("input_ids", "labels", "answer", "turn", "share")
 IMAGE_ID = SPECIAL_TOKENS.index(IMAGE)
 
 
@@ -171,6 +175,7 @@ class Slots(NamedTuple):
     mixing: Tensor  # (slots, 7), rows summing to 1
     corners: Tensor  # (7, 4): left, top, right, bottom of the fact's box as shares of the sides
     boxed: Tensor  # (7,): how loud the box is; 0 where there is none
+    called: Tensor  # (7, 12): ids of the thing's names, or of what stands on it; -1 behind them
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ def soft_slots(
     """
     most = MAX_RICH_WORDS if rich else MAX_WORDS
     words, weights = torch.zeros(MAX_FACTS, most, dtype=torch.long), torch.zeros(MAX_FACTS, most)
-    corners, boxed = torch.zeros(MAX_FACTS, 4), torch.zeros(MAX_FACTS)
+    corners, boxed, called = _no_boxes()
     known = facts(scene, rich)
     grid = math.isqrt(slots)
     by_place = 0.75 if rich else 0.5
@@ -213,6 +218,8 @@ def soft_slots(
             edges = (piece.x, piece.y, piece.x + piece.side, piece.y + piece.side)
             corners[f] = torch.tensor(edges) / moji.SCENE_SIZE
             boxed[f] = float(rng.uniform(0.4, 1.6))
+            tokens = [token for name in fact[0] for token in ids(name)][: called.shape[1]]
+            called[f, : len(tokens)] = torch.tensor(tokens)
             named = 1 + (piece.word is not None)
             # Its box alone can tell where it is and how big.
             fact = [word for k, word in enumerate(fact) if k < named or k >= named + 3 or rng.random() < 0.6]
@@ -232,7 +239,11 @@ def soft_slots(
         for f in range(min(len(known), slots)):
             logits[f, f] += 6 * rng.uniform(0.3, 1) + 6 * ease
         mixing[:, : len(known)] = torch.softmax(torch.from_numpy(rng.permutation(logits)), -1)
-    return Slots(words, weights, mixing, corners, boxed)
+    return Slots(words, weights, mixing, corners, boxed, called)
+
+
+def _no_boxes() -> tuple[Tensor, Tensor, Tensor]:
+    return torch.zeros(MAX_FACTS, 4), torch.zeros(MAX_FACTS), torch.full((MAX_FACTS, 12), -1)
 
 
 def place_mixing(scene: moji.Scene, grid: int, rng: np.random.Generator) -> np.ndarray:
@@ -296,7 +307,7 @@ def reading_batch(
         else:
             text = wordings.description(scene, told, rng if rng.random() < 0.5 else None, rich)
             rows.append(Asked(ids(text), asked))
-    return collate_text(rows, ids, rng, noise=(1.0 if rich else 0.6) * (1 - ease))
+    return collate_text(rows, ids, rng, (1.0 if rich else 0.6) * (1 - ease), rich)
 
 
 def _rich_turns(scene, language, rng, kinds, turns, soft, ease) -> list[questions.Question]:
@@ -317,29 +328,39 @@ def _rich_turns(scene, language, rng, kinds, turns, soft, ease) -> list[question
 
 
 def collate_text(
-    rows: list[Asked], ids: TextIds, rng: np.random.Generator | None = None, noise: float = 0.6
+    rows: list[Asked],
+    ids: TextIds,
+    rng: np.random.Generator | None = None,
+    noise: float = 0.6,
+    rich: bool = False,
 ) -> dict[str, Tensor]:
-    """Rows of text as one batch; with `rng`, soft slots get noise and another scale.
+    """Rows of text as one batch; with `rng`, soft slots get noise, up to so many times their size, and another scale.
 
     Labels cover answers, end tokens and, where the description is in words, the description.
     Returns input_ids, labels and answer (batch, length), the last telling which labels are answers (1) and which of
     them describe everything (2); soft (batch,); words and word_weights (batch, 7, words), mixing (batch, slots, 7),
     corners (batch, 7, 4), boxed (batch, 7), noise and scale (batch, 1, 1); and the scalars start (position of the first
-    slot) and seed.
+    slot) and seed. rich, for `guidance` and a loss in which each question counts as one: called (batch, 7, 12), turn
+    (batch, length), which question a token belongs to from 1 on, and share (batch, length), 1 over the answer's length.
     """
-    opening, lines, labels, answers = [1, *ids(HUMAN)], [], [], []
+    opening, lines, labels, answers, turns, shares = [1, *ids(HUMAN)], [], [], [], [], []
+    long = LONG if rich else LONG[:1]
     for row in rows:
         line, label = opening + row.prefix, [IGNORED] * len(opening)
         label = label + (row.prefix if row.slots is None else [IGNORED] * len(row.prefix))
-        is_answer = [0] * len(label)
+        is_answer, turn_of, share = ([0] * len(label) for _ in range(3))
         for number, turn in enumerate(row.turns):
             prompt = ([] if number == 0 else ids(HUMAN)) + ids(turn.question) + ids(BOT)
             answer = [*ids(turn.answer), 2]
             line, label = line + prompt + answer, label + [IGNORED] * len(prompt) + answer
-            is_answer += [0] * len(prompt) + [2 if turn.kind == "detail" else 1] * len(answer)
+            is_answer += [0] * len(prompt) + [2 if turn.kind in long else 1] * len(answer)
+            turn_of += [number + 1] * (len(prompt) + len(answer))
+            share += [0] * len(prompt) + [1 / len(answer)] * len(answer)
         lines.append(line)
         labels.append(label)
         answers.append(is_answer)
+        turns.append(turn_of)
+        shares.append(share)
     input_ids, _ = pad(lines)
     targets = torch.full_like(input_ids, IGNORED)
     for number, label in enumerate(labels):
@@ -351,16 +372,16 @@ def collate_text(
     wide, most = (given[0].mixing.shape[0], given[0].words.shape[1]) if given else (NUM_SLOTS, MAX_WORDS)
     empty = Slots(
         torch.zeros(MAX_FACTS, most, dtype=torch.long), torch.zeros(MAX_FACTS, most), torch.zeros(wide, MAX_FACTS),
-        torch.zeros(MAX_FACTS, 4), torch.zeros(MAX_FACTS),
+        *_no_boxes(),
     )  # fmt: skip
-    words, weights, mixing, corners, boxed = (
+    words, weights, mixing, corners, boxed, called = (
         torch.stack(t) for t in zip(*(row.slots or empty for row in rows), strict=True)
     )
     noises, scale = np.zeros((count, 1, 1)), np.ones((count, 1, 1))
     if rng is not None:
-        noises = rng.uniform(0, noise, (count, 1, 1))
+        noises = noise * rng.uniform(0, 1, (count, 1, 1)) ** (2 if rich else 1)  # boxes drown first
         scale = np.exp(rng.uniform(-0.7, 0.7, (count, 1, 1)))
-    return {
+    batch = {
         "input_ids": input_ids,
         "labels": targets,
         "answer": kind_of_label,
@@ -375,6 +396,11 @@ def collate_text(
         "start": torch.tensor(len(opening)),
         "seed": torch.tensor(0 if rng is None else int(rng.integers(2**31))),
     }
+    if rich:
+        length = input_ids.shape[1]
+        share = torch.tensor([row + [0.0] * (length - len(row)) for row in shares])
+        batch |= {"called": called, "turn": pad(turns, length)[0], "share": share}
+    return batch
 
 
 def bucketed(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
@@ -387,7 +413,8 @@ def bucketed(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
             for name, value in batch.items()
         }
         longest = int(length[rows].max())
-        result.append(part | {name: part[name][:, :longest] for name in ("input_ids", "labels", "answer")})
+        by_token = [name for name in BY_TOKEN if name in part]
+        result.append(part | {name: part[name][:, :longest] for name in by_token})
     order = np.random.default_rng(int(batch["seed"])).permutation(parts)
     return [result[i] for i in order]
 
@@ -403,7 +430,9 @@ def ordinary_batch(
 
 
 def embed_text(model, batch: dict[str, Tensor]) -> Tensor:
-    """Word embeddings (batch, length, width); in soft rows the placeholders hold the slots."""
+    """Word embeddings (batch, length, width); in soft rows the placeholders hold the slots, which in a rich batch add
+    to the placeholder's own embedding: a mark by which they can be told from words.
+    """
     embed = model.get_input_embeddings()
     inputs = embed(batch["input_ids"])
     if "soft" not in batch or not bool(batch["soft"].any()):
@@ -419,15 +448,19 @@ def embed_text(model, batch: dict[str, Tensor]) -> Tensor:
     noise = torch.randn(slots.shape, generator=torch.Generator().manual_seed(int(batch["seed"])))
     strength = slots.detach().pow(2).mean(-1, keepdim=True).sqrt() * batch["noise"][soft]
     inputs = inputs.clone()
-    inputs[soft, start : start + slots.shape[1]] = ((slots + noise * strength) * batch["scale"][soft]).to(
-        inputs.dtype
-    )
+    slots = (slots + noise * strength) * batch["scale"][soft]
+    if "called" in batch:
+        slots = slots + inputs[soft, start : start + slots.shape[1]]
+    inputs[soft, start : start + slots.shape[1]] = slots.to(inputs.dtype)
     return inputs
 
 
 def reading_loss(model, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
-    """Next-token loss where there are labels, logits for these alone; the metrics tell soft rows from others."""
-    hidden = model.model(inputs_embeds=embed_text(model, batch)).last_hidden_state[:, :-1]
+    """Next-token loss where there are labels, logits for these alone; the metrics tell soft rows from others. Of a rich
+    batch with `guidance`, and each question counts as one, however long its answer.
+    """
+    with looks(model) if "called" in batch else nullcontext() as attention:
+        hidden = model.model(inputs_embeds=embed_text(model, batch)).last_hidden_state[:, :-1]
     target = batch["labels"][:, 1:]
     wanted = target != IGNORED
     logits = model.lm_head(hidden[wanted]).float()
@@ -436,13 +469,17 @@ def reading_loss(model, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
         return losses.mean(), {"ordinary": losses.detach().mean()}
     kind = batch["answer"][:, 1:][wanted]
     answer = kind == 1
-    loss = losses[answer].mean() if bool(answer.any()) else losses.sum() * 0.0
+    share = answer * (batch["share"][:, 1:][wanted] if "share" in batch else 1.0)
+    loss = (losses * share).sum() / share.sum().clamp(min=1e-6)
     for number, weight in ((0, TOLD_WEIGHT), (2, DETAIL_WEIGHT)):
         if bool((kind == number).any()):
             loss = loss + weight * losses[kind == number].mean()
     right = (logits.detach().argmax(-1) == target[wanted]).float()
     rows = batch["soft"][:, None].expand_as(target)[wanted]
     metrics = {}
+    guide = guidance(*attention, batch) if attention else None
+    if guide is not None:
+        loss, metrics["guidance"] = loss + GUIDE_WEIGHT * guide, guide.detach()
     for name, chosen in (("soft", answer & rows), ("text", answer & ~rows)):
         if bool(chosen.any()):
             metrics[f"{name}_loss"], metrics[f"{name}_right"] = (
@@ -484,7 +521,7 @@ def reading_quality(
             rows.sort(key=lambda row: len(row.prefix))
             for start in range(0, len(rows), 256):
                 part = rows[start : start + 256]
-                batch = collate_text(part, ids)
+                batch = collate_text(part, ids, rich=rich)
                 found = model(inputs_embeds=embed_text(model, batch)).logits[:, :-1].argmax(-1)
                 for row, guess, line in zip(part, found, batch["input_ids"], strict=True):
                     end = len(line) if 0 not in line[1:] else int((line == 0).nonzero()[0])

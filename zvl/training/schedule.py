@@ -63,7 +63,8 @@ def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGe
         data = read(preset, run, "train")
         words = model.language_model.get_input_embeddings().weight.detach()
         said = said_of_pictures(data, words, 2048, boxes_too=preset.world.rich, tokenizer=tokenizer)
-        explained = starts.align_projection(model, data.features[: len(said)], said)
+        mark = words[model.config.image_token_id] if preset.world.rich else None
+        explained = starts.align_projection(model, data.features[: len(said)], said, mark=mark)
         save_file(dict(model.language_projection.state_dict()), str(path / "projection.safetensors"))
         (path / "explained.json").write_text(json.dumps(explained), encoding="utf8")
 

@@ -22,6 +22,9 @@ from zvl.model import chat
 from zvl.model.convert import convert, tile_queries
 from zvl.model.weights import read_weights
 
+RARE = 0.01  # share of the texts that say a word, up to which it is as loud as any
+BOX_EDGES = 28  # numbers in which `box_code` tells a box before it turns them
+
 
 @dataclass(frozen=True)
 class Start:
@@ -225,14 +228,21 @@ def said_of_patches(
     Of a patch inside a box it is the words of the box's phrases, in both languages; of the others it is those words of
     the captions that tell pictures apart and belong to no box (the colour of the ground, the number of things).
 
-    boxes_too: a patch inside a box says the box as well, by `box_code`, as loud as a word.
+    boxes_too: a patch inside a box says the box as well, by `box_code`, as loud as a rare word, and common words are
+    less loud by the logarithm of how common they are, so that names are heard.
     row: picture -> its number; boxes in pixels of pictures of size image_size. words: (vocabulary, width).
     Returns (images, patches, width).
     """
-    told = _telling_words(pairs, row, images, tokenizer, 0.2)
+    told, _ = _telling_words(pairs, row, images, tokenizer, 0.2)
     boxes: dict[int, dict[tuple, Tensor]] = defaultdict(dict)
     size = words.pow(2).mean().sqrt()
-    for (number, box), ids in _telling_words(regions, row, images, tokenizer, 0.6).items():
+    of_regions, shares_of_texts = _telling_words(regions, row, images, tokenizer, 0.6)
+    if boxes_too:
+        loud = torch.ones(len(words), 1)
+        for token, share in shares_of_texts.items():
+            loud[token] = min(1.0, math.log(share) / math.log(RARE))
+        words = words * loud
+    for (number, box), ids in of_regions.items():
         boxes[number][box] = words[sorted(ids)].sum(0)
         if boxes_too:
             x, y, width, height = box
@@ -270,7 +280,8 @@ def align_cross_attention(
 
     Queries become the cells of a square grid. In every layer, keys tell where a patch lies and queries where their cell
     is, so that a query looks at the patches near its cell's centre; values are what is said of a patch, in the words
-    that the text side reads. All of it is ridge regression on pre-training data alone; ours, the paper is silent.
+    that the text side reads. Their feed-forward starts silent: one that was made for text garbles what they took in.
+    All of it is ridge regression on pre-training data alone; ours, the paper is silent.
 
     model: QFormerForPretraining whose number of queries is a square. features: (images, 1 + patches, width); said:
     (images, patches, width of the Q-Former), from `said_of_patches` with its word embeddings. reach: the standard
@@ -318,6 +329,8 @@ def align_cross_attention(
         cross.attention.value.bias.copy_(-middle @ values)
         cross.output.dense.weight.copy_(torch.eye(width))
         cross.output.dense.bias.zero_()
+        layer.output_query.dense.weight.zero_()
+        layer.output_query.dense.bias.zero_()
         shares.append(explained)
     return shares
 
@@ -343,7 +356,9 @@ def _before_cross_attention(model, image_embeds: Tensor, number: int) -> Tensor:
 
 
 @torch.no_grad()
-def align_projection(model, features: Tensor, said: Tensor, strength: float = 3.0) -> float:
+def align_projection(
+    model, features: Tensor, said: Tensor, strength: float = 3.0, mark: Tensor | None = None
+) -> float:
     """Start the projection where its output resembles words: ridge regression from queries to word embeddings.
 
     A query should say what is said of the patches that it attends to. A large language model learns to read any
@@ -351,7 +366,8 @@ def align_projection(model, features: Tensor, said: Tensor, strength: float = 3.
 
     features: (images, 1 + patches, width); said: (images, patches, width of the language model), from
     `said_of_patches` with its word embeddings. strength: root mean square of the projected tokens, in that of a word
-    embedding. Returns the share of the targets' variance that the queries explain linearly.
+    embedding. mark: (width of the language model,), added to every token: by it the language model tells them from
+    words. Returns the share of the targets' variance that the queries explain linearly.
     """
     embeddings = model.language_model.get_input_embeddings().weight
     queries, targets = [], []
@@ -366,14 +382,16 @@ def align_projection(model, features: Tensor, said: Tensor, strength: float = 3.
     explained = 1 - (predicted - targets).pow(2).sum() / targets.pow(2).sum()
     weight *= strength * embeddings.pow(2).mean().sqrt() / predicted.pow(2).mean().sqrt()
     model.language_projection.weight.copy_(weight.T)
-    model.language_projection.bias.copy_(-mean @ weight)
+    model.language_projection.bias.copy_((0 if mark is None else mark) - mean @ weight)
     return float(explained)
 
 
 def _telling_words(
     pairs: Sequence[Pair], row: Mapping[str, int], images: int, tokenizer, most: float
-) -> dict[tuple[int, tuple | None], set[int]]:
-    """The token ids said of each (image, box), but none that more than the share `most` of a language's texts have."""
+) -> tuple[dict[tuple[int, tuple | None], set[int]], dict[int, float]]:
+    """The token ids said of each (image, box), but none that more than the share `most` of a language's texts have; and
+    the share of each in the language that says it most.
+    """
     pairs = [pair for pair in pairs if row[pair.image] < images]
     tokens = [set(ids) for ids in chat.text_ids(tokenizer, [pair.caption for pair in pairs])]
     counts: dict[str, Counter] = defaultdict(Counter)
@@ -384,7 +402,11 @@ def _telling_words(
     for pair, ids in zip(pairs, tokens, strict=True):
         limit = most * texts[pair.language]
         found[row[pair.image], pair.box] |= {n for n in ids if counts[pair.language][n] <= limit}
-    return dict(found)
+    shares: dict[int, float] = {}
+    for language, counted in counts.items():
+        for token, number in counted.items():
+            shares[token] = max(shares.get(token, 0.0), number / texts[language])
+    return dict(found), shares
 
 
 def patch_shares(boxes: Sequence[tuple], patches: int, image_size: int) -> Tensor:
@@ -405,16 +427,20 @@ def box_code(corners: Tensor, width: int) -> Tensor:
     near boxes have near vectors and a linear layer can read or write them. corners: (..., 4), left, top, right and
     bottom as shares of the sides. Returns (..., width) with a mean square of about 1. Raises ValueError below 28.
     """
-    if width < 28:
-        raise ValueError(f"box_code: a box needs a width of 28 or more, got {width}")
-    waves = torch.pi * torch.tensor([1.0, 2.0, 4.0], device=corners.device)
-    angles = corners[..., None] * waves
-    edges = torch.cat([2 * corners[..., None] - 1, angles.sin(), angles.cos()], -1).flatten(-2)  # (..., 28)
-    return edges @ _rotation(edges.shape[-1], width).to(edges)
+    if width < BOX_EDGES:
+        raise ValueError(f"box_code: a box needs a width of {BOX_EDGES} or more, got {width}")
+    edges = box_edges(corners)
+    return edges @ rotation(BOX_EDGES, width).to(edges) * math.sqrt(2 * width / BOX_EDGES)
+
+
+def box_edges(corners: Tensor) -> Tensor:
+    """Each edge of `corners` (..., 4) as itself and as sines and cosines of three wavelengths: (..., 28)."""
+    angles = corners[..., None] * torch.pi * torch.tensor([1.0, 2.0, 4.0], device=corners.device)
+    return torch.cat([2 * corners[..., None] - 1, angles.sin(), angles.cos()], -1).flatten(-2)
 
 
 @functools.cache
-def _rotation(low: int, high: int) -> Tensor:
-    """A fixed (low, high) matrix with orthogonal rows, the same everywhere."""
-    drawn = torch.randn(high, low, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.linalg.qr(drawn).Q.T.float() * math.sqrt(2 * high / low)
+def rotation(low: int, high: int, seed: int = 0) -> Tensor:
+    """A fixed (low, high) matrix with orthogonal rows of length 1, the same everywhere."""
+    drawn = torch.randn(high, low, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.T.float()
