@@ -24,6 +24,7 @@ from zvl.training.backbones import (
     region_weights,
     region_words,
 )
+from zvl.training.slots import NUM_SLOTS, place_mixing, soft_slots
 from zvl.training.starts import BOX_EDGES, box_code, box_edges
 
 FILES = {"clip": "model.safetensors", "llm": "model.safetensors", "tokenizer": "tokenizer.json"}
@@ -252,7 +253,7 @@ def test_near_boxes_have_near_codes_and_a_linear_layer_reads_them():
 def test_soft_slots_of_the_full_world_tell_each_box_and_no_other(tokenizer):
     ids = reading.TextIds(tokenizer)
     for seed, scene in enumerate(rich_scenes(20)):
-        slots = reading.soft_slots(scene, ids, np.random.default_rng(seed), rich=True)
+        slots = soft_slots(scene, ids, np.random.default_rng(seed), rich=True)
         assert ((slots.boxed > 0).tolist()) == [False] * 2 + [True] * len(scene.pieces) + [False] * (
             5 - len(scene.pieces)
         )
@@ -268,7 +269,7 @@ def test_soft_slots_of_the_full_world_tell_each_box_and_no_other(tokenizer):
 def test_an_embedded_slot_is_the_mixture_of_its_facts_words_and_boxes(tokenizer):
     """By hand, one slot at a time, without the batch's tricks."""
     ids, scene = reading.TextIds(tokenizer), rich_scenes(1)[0]
-    slots = reading.soft_slots(scene, ids, np.random.default_rng(3), rich=True)
+    slots = soft_slots(scene, ids, np.random.default_rng(3), rich=True)
     turn = reading.detail(scene, "en", np.random.default_rng(0))
     batch = reading.collate_text([reading.Asked([reading.IMAGE_ID] * 16, [turn], slots)], ids)
     model = backbones.new_llm(len(tokenizer))
@@ -320,9 +321,9 @@ def test_soft_slots_hold_facts_of_the_scene_alone(tokenizer):
     ids = reading.TextIds(tokenizer)
     for seed in range(20):
         scene = moji.scenes(1, "train", seed)[0]
-        words, weights, mixing, *_ = reading.soft_slots(scene, ids, np.random.default_rng(seed))
+        words, weights, mixing, *_ = soft_slots(scene, ids, np.random.default_rng(seed))
         count = 2 + len(scene.pieces)
-        torch.testing.assert_close(mixing.sum(1), torch.ones(reading.NUM_SLOTS))
+        torch.testing.assert_close(mixing.sum(1), torch.ones(NUM_SLOTS))
         # Of the number of things a slot may be silent: seen by place, it belongs to none.
         assert (mixing[:, [0, *range(2, count)]].amax(0) > 0.01).all(), "such a fact could not be read"
         assert not mixing[:, count:].any() and not weights[count:].any()
@@ -334,7 +335,7 @@ def test_slots_by_place_tell_what_lies_there():
     big, small = moji.Piece(3, "openmoji", 0, 0, 36), moji.Piece(9, "twemoji", 72, 72, 20)
     scene = moji.Scene("x", "red", 0, (big, small))
     for seed in range(20):
-        share = reading.place_mixing(scene, 4, np.random.default_rng(seed)).reshape(4, 4, 4)
+        share = place_mixing(scene, 4, np.random.default_rng(seed)).reshape(4, 4, 4)
         np.testing.assert_allclose(share.sum(-1), 1)
         assert share[0, 0, 2] > share[3, 3, 2] == 0 and share[3, 3, 3] > share[0, 0, 3] == 0
         assert (share[:, :, 2] > 0).tolist() == [[True, True, False, False]] * 2 + [[False] * 4] * 2
@@ -345,5 +346,5 @@ def test_only_soft_rows_have_slots_in_place_of_words(tokenizer, monkeypatch):
     monkeypatch.setattr(reading, "scene_pool", _small_pool)
     batch = reading.reading_batch(reading.TextIds(tokenizer), 0, 16, 0)
     marks = (batch["input_ids"] == reading.IMAGE_ID).sum(1)
-    assert torch.equal(marks, torch.where(batch["soft"], reading.NUM_SLOTS, 0))
+    assert torch.equal(marks, torch.where(batch["soft"], NUM_SLOTS, 0))
     assert (batch["labels"] != reading.IMAGE_ID).all()

@@ -10,6 +10,7 @@ from zvl.data import moji
 from zvl.model import backbones
 from zvl.training import reading
 from zvl.training.guidance import GUIDE_WEIGHT, carry_boxes, guidance, looks
+from zvl.training.slots import soft_slots
 from zvl.training.starts import BOX_EDGES, box_code, rotation
 
 
@@ -27,7 +28,7 @@ def batch(tokenizer):
         language = ("en", "zh")[rng.integers(2)]
         asked = reading._rich_turns(scene, language, rng, reading.RICH_KINDS[:-1], 4, True, 0.0)
         asked.append(reading.ground_question(scene, language, rng))
-        slots = reading.soft_slots(scene, ids, rng, rich=True) if rng.random() < 0.8 else None
+        slots = soft_slots(scene, ids, rng, rich=True) if rng.random() < 0.8 else None
         prefix = [reading.IMAGE_ID] * 16 if slots is not None else ids("a house")
         rows.append(reading.Asked(prefix, asked, slots))
     return reading.collate_text(rows, ids, rng, 0.3, rich=True)

@@ -172,19 +172,17 @@ def dense_labels(scenes: list[moji.Scene]) -> dict[str, Tensor]:
     share, piece = covered.max(1)
     labels = region_labels(scenes, rich=True)
     names = labels["name"].gather(1, piece).masked_fill(share < DENSE, -1)
-    grounds = len(region_words("en", rich=True)["name"]) + labels["ground"][:, -2:-1].expand_as(names)
-    names = torch.where(share < BARE, grounds, names)
+    words = region_words("en", rich=True)
+    ground = len(words["name"]) + labels["ground"][:, -2]
+    names = torch.where(share < BARE, ground[:, None], names)
     boxes = torch.zeros(len(scenes), moji.MAX_PIECES, 4)
     for i, scene in enumerate(scenes):
         corners = [(p.x, p.y, p.x + p.side, p.y + p.side) for p in scene.pieces]
         boxes[i, : len(corners)] = torch.tensor(corners) / moji.SCENE_SIZE
-    words = region_words("en", rich=True)
     said = torch.zeros(len(scenes), GRID * GRID, len(words["name"]) + len(words["ground"]))
     things = labels["name"][:, : moji.MAX_PIECES].clamp(min=0)
     said.scatter_add_(2, things[:, None].expand(-1, GRID * GRID, -1), covered.transpose(1, 2))
-    bare = (1 - covered.sum(1)).clamp(min=0)
-    ground = len(words["name"]) + labels["ground"][:, -2]
-    said[torch.arange(len(scenes)), :, ground] = bare
+    said[torch.arange(len(scenes)), :, ground] = (1 - covered.sum(1)).clamp(min=0)
     code = covered.transpose(1, 2) @ box_edges(boxes)
     boxes = boxes.gather(1, piece[..., None].expand(-1, -1, 4))
     return {

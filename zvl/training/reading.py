@@ -9,10 +9,8 @@ training combinations and training wordings.
 from __future__ import annotations
 
 import functools
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,10 +22,9 @@ from zvl.data.samples import LANGUAGES
 from zvl.model.backbones import SPECIAL_TOKENS
 from zvl.model.chat import BOT, HUMAN, IGNORED, IMAGE, spaced
 from zvl.training.guidance import GUIDE_WEIGHT, guidance, looks
-from zvl.training.starts import box_code, patch_shares
+from zvl.training.slots import MAX_FACTS, MAX_WORDS, NUM_SLOTS, Slots, no_boxes, soft_slots
+from zvl.training.starts import box_code
 
-NUM_SLOTS = 16  # as many as the nano model has queries
-MAX_FACTS, MAX_WORDS, MAX_RICH_WORDS = 2 + moji.MAX_PIECES, 16, 28
 TOLD_WEIGHT = 0.1  # of the descriptions' own tokens in the loss: there are many, and answers are what matters
 DETAIL_WEIGHT = 0.3  # of descriptions that are answers
 KINDS = (*questions.QUESTION_TYPES, "where")
@@ -97,29 +94,6 @@ class TextIds:
         return self.known[text]
 
 
-def facts(scene: moji.Scene, rich: bool = False) -> list[list[tuple[str, str]]]:
-    """The facts of a scene as words without grammar, each word in both languages: what a visual token could mean.
-
-    rich: heights and frames too; of a sign, what stands on it before what it is.
-    """
-    ground = tuple(wordings.COLOURS[lang][scene.background] for lang in LANGUAGES)
-    number = tuple(wordings.NUMBERS[lang][len(scene.pieces)] for lang in LANGUAGES)
-    result = [[ground, ("background", "背景")], [number, ("things", "东西")]]
-    for piece in scene.pieces:
-        names = piece.thing.names
-        words = [(names["en"], names["zh"])]
-        if piece.word is not None:
-            words.insert(0, (piece.word, piece.word))
-        words.append(tuple(wordings.PLACES[lang][piece.place] for lang in LANGUAGES))
-        words.append(tuple(wordings.SIZE_WORDS[lang][piece.size] for lang in LANGUAGES))
-        if rich:
-            words.append(tuple(wordings.HEIGHTS[lang][piece.height] for lang in LANGUAGES))
-        if rich and piece.frame is not None:
-            words.append(tuple(wordings.framed("", piece.frame, lang).strip() for lang in LANGUAGES))
-        result.append(words)
-    return result
-
-
 # Where a thing is, or that it is nowhere: text alone asks this too, because whoever can look that up finds it easy to
 # tell whether a thing is there, and which of two is further left.
 WHERE = {
@@ -167,17 +141,6 @@ def where_question(scene: moji.Scene, language: str, rng: np.random.Generator) -
     return questions.Question("where", language, question, answer)
 
 
-class Slots(NamedTuple):
-    """Facts in soft slots, see `soft_slots`."""
-
-    words: Tensor  # (7, words) ids
-    weights: Tensor  # (7, words)
-    mixing: Tensor  # (slots, 7), rows summing to 1
-    corners: Tensor  # (7, 4): left, top, right, bottom of the fact's box as shares of the sides
-    boxed: Tensor  # (7,): how loud the box is; 0 where there is none
-    called: Tensor  # (7, 12): ids of the thing's names, or of what stands on it; -1 behind them
-
-
 @dataclass(frozen=True)
 class Asked:
     """One row of text: what stands before the first question, the turns, and, for soft rows, the facts in slots."""
@@ -185,82 +148,6 @@ class Asked:
     prefix: list[int]  # ids after `<s><human>:`; placeholders for soft slots
     turns: list[questions.Question]
     slots: Slots | None = None
-
-
-def soft_slots(
-    scene: moji.Scene,
-    ids: TextIds,
-    rng: np.random.Generator,
-    slots: int = NUM_SLOTS,
-    ease: float = 0.0,
-    language=None,
-    rich: bool = False,
-) -> Slots:
-    """What a visual token could mean: each slot is a mixture of facts, each fact a weighted sum of its words.
-
-    The words are English, Chinese or both. Every fact leads in one slot at least; which slots, is drawn.
-    ease: from 0 to 1, how much purer than that the slots are, for the beginning of training.
-    rich: of the full world; each thing tells its box, and three of four scenes are laid out by place.
-    """
-    most = MAX_RICH_WORDS if rich else MAX_WORDS
-    words, weights = torch.zeros(MAX_FACTS, most, dtype=torch.long), torch.zeros(MAX_FACTS, most)
-    corners, boxed, called = _no_boxes()
-    known = facts(scene, rich)
-    grid = math.isqrt(slots)
-    by_place = 0.75 if rich else 0.5
-    seen_by_place = grid * grid == slots and rng.random() < by_place * (1 - ease)
-    shares = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))[rng.integers(3)]
-    if language is not None and rng.random() < ease:
-        shares = (1.0, 0.0) if language == LANGUAGES[0] else (0.0, 1.0)
-    for f, fact in enumerate(known):
-        if rich and f > 1:
-            piece = scene.pieces[f - 2]
-            edges = (piece.x, piece.y, piece.x + piece.side, piece.y + piece.side)
-            corners[f] = torch.tensor(edges) / moji.SCENE_SIZE
-            boxed[f] = float(rng.uniform(0.4, 1.6))
-            tokens = [token for name in fact[0] for token in ids(name)][: called.shape[1]]
-            called[f, : len(tokens)] = torch.tensor(tokens)
-            named = 1 + (piece.word is not None)
-            # Its box alone can tell where it is and how big.
-            fact = [word for k, word in enumerate(fact) if k < named or k >= named + 3 or rng.random() < 0.6]
-        elif seen_by_place and f > 1 and rng.random() < 0.5:
-            fact = fact[:1]  # the name alone: where the slot lies tells the place
-        flat = [(token, shares[k]) for word in fact for k in range(2) for token in ids(word[k])]
-        tokens, share = zip(*flat[:most], strict=True)
-        words[f, : len(tokens)] = torch.tensor(tokens)
-        weights[f, : len(tokens)] = (
-            torch.tensor(share) * torch.from_numpy(rng.uniform(0.4, 1.6, len(tokens))).float()
-        )
-    mixing = torch.zeros(slots, MAX_FACTS)
-    if seen_by_place:
-        mixing[:, : len(known)] = torch.from_numpy(place_mixing(scene, grid, rng))
-    else:
-        logits = rng.normal(size=(slots, len(known))) * rng.uniform(1, 5)
-        for f in range(min(len(known), slots)):
-            logits[f, f] += 6 * rng.uniform(0.3, 1) + 6 * ease
-        mixing[:, : len(known)] = torch.softmax(torch.from_numpy(rng.permutation(logits)), -1)
-    return Slots(words, weights, mixing, corners, boxed, called)
-
-
-def _no_boxes() -> tuple[Tensor, Tensor, Tensor]:
-    return torch.zeros(MAX_FACTS, 4), torch.zeros(MAX_FACTS), torch.full((MAX_FACTS, 12), -1)
-
-
-def place_mixing(scene: moji.Scene, grid: int, rng: np.random.Generator) -> np.ndarray:
-    """Slots that look each at its own place: (grid * grid, facts), rows sum to 1.
-
-    Slot number r * grid + c means what lies in row r, column c of the picture: the things whose boxes reach into it, as
-    far as they do, and the background. The number of things belongs to no place; at random it is said everywhere.
-    """
-    share = np.zeros((grid * grid, 2 + len(scene.pieces)))
-    boxes = [(piece.x, piece.y, piece.side, piece.side) for piece in scene.pieces]
-    overlap = patch_shares(boxes, grid * grid, moji.SCENE_SIZE).double().numpy()  # (things, slots)
-    share[:, 2:] = (overlap / overlap.max(1, keepdims=True)).T
-    share **= rng.uniform(0.7, 3)
-    share[:, 0] = rng.uniform(0.1, 0.6)
-    share[:, 1] = rng.uniform(0.1, 0.6) * (rng.random() < 0.5)
-    share *= rng.uniform(0.5, 1.5, share.shape)
-    return share / share.sum(1, keepdims=True)
 
 
 def reading_batch(
@@ -372,7 +259,7 @@ def collate_text(
     wide, most = (given[0].mixing.shape[0], given[0].words.shape[1]) if given else (NUM_SLOTS, MAX_WORDS)
     empty = Slots(
         torch.zeros(MAX_FACTS, most, dtype=torch.long), torch.zeros(MAX_FACTS, most), torch.zeros(wide, MAX_FACTS),
-        *_no_boxes(),
+        *no_boxes(),
     )  # fmt: skip
     words, weights, mixing, corners, boxed, called = (
         torch.stack(t) for t in zip(*(row.slots or empty for row in rows), strict=True)
