@@ -94,7 +94,6 @@ class PartsConfig:
     start: str = "text tower"  # of the Q-Former; or "aligned", "nothing", a file or folder of weights
     tokenizer: str = "nano"  # the Q-Former's: "nano", or a folder
     llm: str = "nano"  # or "ziya-llama-13b", or the folder of any causal language model
-    shipped: str = "nano"  # the parts that the repository brings; or "rich", those for the full world
     weights: str = "shipped"  # of ViT and LLM: those of their names, "random", or a folder
     precision: str = "fp32"  # or "bf16": how frozen weights are held
     live: bool = False  # the frozen ViT sees the training pictures anew in every step
@@ -106,8 +105,6 @@ class PartsConfig:
     def __post_init__(self):
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"parts.precision {self.precision!r}: allowed are 'fp32' and 'bf16'")
-        if self.shipped not in ("nano", "rich"):
-            raise ValueError(f"parts.shipped {self.shipped!r}: allowed are 'nano' and 'rich'")
         if self.qformer not in ("nano", "bert-base"):
             raise ValueError(f"parts.qformer {self.qformer!r}: allowed are 'nano' and 'bert-base'")
 
@@ -212,64 +209,39 @@ SHORT_TEST_SCENES = 120  # a pool of a hundred without a caption twice
 
 
 def nano(seed: int = 0) -> Preset:
-    """Minutes on two CPU cores. Chosen so that each claim shows; nothing here is a number of the paper."""
+    """Minutes on two CPU cores. Chosen so that each claim shows; nothing here is a number of the paper.
 
-    def loop(steps: int, learning_rate: float, accumulation: int = 1, **options) -> LoopConfig:
-        return LoopConfig(
-            steps,
-            learning_rate,
-            betas=(0.9, 0.98),
-            precision="bf16",
-            seed=seed,
-            accumulation=accumulation,
-            **options,
-        )
+    The Q-Former starts with queries that each look at a place of their own; Muon trains what trains longest.
+    """
+
+    def loop(steps: int, learning_rate: float, **options) -> LoopConfig:
+        return LoopConfig(steps, learning_rate, betas=(0.9, 0.98), precision="bf16", seed=seed, **options)
+
+    def muon(steps: int, **options) -> LoopConfig:
+        return loop(steps, 2e-3, optimizer="muon", **options)
+
+    near = (("crossattention", 6e-4), ("query_tokens", 6e-4))  # they start near where they should be
 
     return Preset(
         name="nano",
-        parts=PartsConfig(seed=seed),
+        parts=PartsConfig(start="aligned", seed=seed),
         world=WorldConfig(train_scenes=8000, test_scenes=1600, seed=seed),
         factory=FactoryConfig(seed=seed),
         num_queries=16,
         projection_dim=128,
-        pretraining=PretrainingConfig(loop(150, 1e-3, eval_every=20), batch_size=96, uniform_share=0.6),
+        pretraining=PretrainingConfig(
+            muon(400, eval_every=20, rates=near), batch_size=96, uniform_share=0.3, length_bins=6
+        ),
         base=(
             TuningConfig(loop(60, 2e-3), batch_size=32, turns=6),
-            TuningConfig(loop(140, 1e-3), batch_size=24, turns=6, source="dialogue"),
+            TuningConfig(muon(250), batch_size=24, turns=6, source="dialogue"),
         ),
         chat=(
-            TuningConfig(loop(100, 1e-3), batch_size=24, turns=4),
-            TuningConfig(loop(50, 1e-3, accumulation=2), batch_size=16, turns=4, source="dialogue"),
+            TuningConfig(muon(250), batch_size=24, turns=4),
+            TuningConfig(loop(50, 3e-4, accumulation=2), batch_size=16, turns=4, source="dialogue"),
         ),
         text_only=TuningConfig(loop(60, 1e-3), batch_size=32, turns=6, source="dialogue"),
         eval_scenes=600,
-    )
-
-
-def rich(seed: int = 0) -> Preset:
-    """`nano` in the full world, with the parts that know it; the tutorial moves there when its notebooks do.
-
-    The Q-Former starts with queries that each look at a place of their own, and Muon trains it.
-    """
-    small = nano(seed)
-
-    def muon(loop: LoopConfig, steps: int, learning_rate: float = 2e-3, **options) -> LoopConfig:
-        return replace(loop, steps=steps, learning_rate=learning_rate, optimizer="muon", **options)
-
-    near = (("crossattention", 6e-4), ("query_tokens", 6e-4))  # they start near where they should be
-    return replace(
-        small,
-        name="rich",
-        world=replace(small.world, rich=True, signs=0.5),  # words on signs are many, and each is rare
-        parts=replace(small.parts, shipped="rich", start="aligned"),
-        pretraining=replace(
-            small.pretraining,
-            loop=muon(small.pretraining.loop, 400, rates=near),
-            uniform_share=0.3,
-            length_bins=6,
-        ),
-        base=(small.base[0], replace(small.base[1], loop=muon(small.base[1].loop, 250))),
-        chat=(replace(small.chat[0], loop=muon(small.chat[0].loop, 250)), small.chat[1]),
     )
 
 

@@ -51,10 +51,11 @@ class NotebookFailed(RuntimeError):
 def select(folder: Path, only: Iterable[str] = (), appendix: bool = False) -> list[Path]:
     """The notebooks to run, in order: those numbered 0*, and on request or by name those of the appendix.
 
-    only: names or their beginnings, such as "03" or "nano_backbones".
+    only: names or their beginnings, such as "03", "nano_backbones" or "solutions".
     Raises UsageError for a name that fits no notebook.
     """
-    main, further = sorted(folder.glob("0*.ipynb")), sorted((folder / "appendix").glob("*.ipynb"))
+    main, further = sorted(folder.glob("0*.ipynb")), sorted((folder / "appendix").rglob("[!.]*.ipynb"))
+    further = [path for path in further if ".ipynb_checkpoints" not in path.parts]
     if not main + further:
         raise UsageError(f"no notebooks in {folder}")
     if not only:

@@ -65,11 +65,15 @@ def test_the_nano_clip_tells_another_scene_s_caption(scored, language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_limit_chosen_on_one_half_keeps_its_precision_on_the_other(scored, language):
     scores, labels = map(np.array, of(scored, language, "other_scene"))
-    half = np.random.default_rng().permutation(len(scores)) % 2 == 0
-    limit, recall = choose_threshold(scores[half], labels[half], 0.98)
-    kept = scores[~half] >= limit
-    assert recall > 0.95
-    assert labels[~half][kept].mean() > 0.95 and kept[labels[~half]].mean() > 0.9
+    precision, reach = [], []
+    for _ in range(20):  # of one half alone a dozen unlucky rows would decide
+        half = np.random.default_rng().permutation(len(scores)) % 2 == 0
+        limit, recall = choose_threshold(scores[half], labels[half], 0.98)
+        kept = scores[~half] >= limit
+        assert recall > 0.95
+        precision.append(labels[~half][kept].mean())
+        reach.append(kept[labels[~half]].mean())
+    assert np.mean(precision) > 0.95 and np.mean(reach) > 0.9
 
 
 def test_clean_scores_drops_what_lies_under_the_limit(scored):

@@ -42,9 +42,7 @@ def clean_dialogues(language, count=COUNT, seed=SEED):
         turns = [Turn(asked.question, asked.answer) for _, asked in turns]
         if number % 3 == 0:
             wordings = DESCRIBE[language, "test" if split == "train" else "train"]
-            turns.append(
-                Turn(wordings[rng.integers(len(wordings))], description(scene, language, rng, rich=True))
-            )
+            turns.append(Turn(wordings[rng.integers(len(wordings))], description(scene, language, rng)))
         found.append((scene, symbols_of(scene, language, rng), tuple(turns)))
     return found
 

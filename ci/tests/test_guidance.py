@@ -16,7 +16,7 @@ from zvl.training.starts import BOX_EDGES, box_code, rotation
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return backbones.load_tokenizer(backbones.RICH)
+    return backbones.load_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,14 @@ def batch(tokenizer):
     ids = reading.TextIds(tokenizer)
     rng = np.random.default_rng(np.random.SeedSequence().entropy)
     rows = []
-    for scene in moji.scenes(12, "train", int(rng.integers(2**31)), min_pieces=2, **moji.RICH):
+    for scene in moji.scenes(12, "train", int(rng.integers(2**31)), min_pieces=2):
         language = ("en", "zh")[rng.integers(2)]
-        asked = reading._rich_turns(scene, language, rng, reading.RICH_KINDS[:-1], 4, True, 0.0)
+        asked = reading._turns(scene, language, rng, reading.KINDS[:-1], 4, True, 0.0)
         asked.append(reading.ground_question(scene, language, rng))
-        slots = soft_slots(scene, ids, rng, rich=True) if rng.random() < 0.8 else None
+        slots = soft_slots(scene, ids, rng) if rng.random() < 0.8 else None
         prefix = [reading.IMAGE_ID] * 16 if slots is not None else ids("a house")
         rows.append(reading.Asked(prefix, asked, slots))
-    return reading.collate_text(rows, ids, rng, 0.3, rich=True)
+    return reading.collate_text(rows, ids, rng, 0.3)
 
 
 def by_loops(matching, asking, batch):

@@ -28,7 +28,7 @@ def test_every_question_of_the_world_is_translated():
     scenes = moji.scenes(60, "train", int(rng.integers(1000)), min_pieces=2)
     for scene in scenes:
         for asked in questions.questions(
-            scene, "en", str(rng.choice(["train", "test"])), rng, questions.RICH_TYPES
+            scene, "en", str(rng.choice(["train", "test"])), rng, questions.QUESTION_TYPES
         ):
             told = phrasebook.translate(asked.question)
             assert not LATIN.search(told), (asked.question, told)

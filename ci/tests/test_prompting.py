@@ -48,7 +48,8 @@ def scene_of(one):
 @functools.cache
 def scenes(seed):
     """The scenes of training that the examples of this seed can stand on."""
-    return moji.scenes(1 + max(one.scene[1] for one in EVERY if one.scene[0] == seed), "train", seed)
+    count = 1 + max(one.scene[1] for one in EVERY if one.scene[0] == seed)
+    return moji.scenes(count, "train", seed, framed=0, signs=0, hold_out_concepts=False)
 
 
 def symbols_of(scene, language):

@@ -109,17 +109,18 @@ def world(tmp_path_factory):
     return write_world(tmp_path_factory.mktemp("world") / "moji", WorldConfig(9, 6, seed=3))
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(("pictures", "split"), [("train", "train"), ("test", "composition")])
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_moji_world_comes_back_row_for_row(world, language, split):
-    images, put_aside = world / "images" / split, Quarantine()
+def test_the_moji_world_comes_back_row_for_row(world, language, pictures, split):
+    images, put_aside = world / "images" / pictures, Quarantine()
+    files = {"captions": pictures, "questions": split, "annotations": split, "llava": split}
     raw = {
-        name: json.loads((world / f"{name}_{language}_{split}.json").read_text("utf8"))
-        for name in ("captions", "questions", "annotations", "llava")
+        name: json.loads((world / f"{name}_{language}_{of}.json").read_text("utf8"))
+        for name, of in files.items()
     }
     pairs = list(
         read_coco_captions(
-            world / f"captions_{language}_{split}.json", images, language, quarantine=put_aside
+            world / f"captions_{language}_{pictures}.json", images, language, quarantine=put_aside
         )
     )
     assert [(p.image_id, p.caption) for p in pairs] == [

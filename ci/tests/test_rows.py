@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import random
+import resource
+import sys
 from collections import OrderedDict
 from decimal import Decimal
 
@@ -139,6 +141,16 @@ def test_no_bytes_stop_the_reading_of_pickles(tmp_path):
     (tmp_path / "refs.p").write_bytes(buffer.getvalue())
     with pytest.raises(DataError, match="the value must be a list, not a dict"):
         load_plain_pickle(tmp_path / "refs.p", list)
+
+
+def test_a_number_in_a_pickle_takes_no_memory(tmp_path):
+    (tmp_path / "refs.p").write_bytes(
+        b"\x80\x02]r\xff\xff\xff\x0f."
+    )  # a list, remembered as number 268 million
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert load_plain_pickle(tmp_path / "refs.p", list) == []
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 500_000 * (1 if sys.platform == "linux" else 1024), "two gigabytes for a number"
 
 
 # --- answers and spans ---

@@ -36,7 +36,7 @@ def test_the_projection_says_of_each_query_what_stands_where_it_looks():
     left, right = (0, 0, 48, 96), (48, 0, 48, 96)  # a thing in the left half, bare ground in the right one
     regions = [Pair(str(i), f"{i}.png", names[pick[i]], "en", "x", left) for i in range(images)]
     pairs = [Pair(str(i), f"{i}.png", grounds[ground[i]], "en", "x") for i in range(images)]
-    embedding = torch.nn.Embedding(len(tokenizer), 24)
+    embedding = torch.nn.Embedding(len(tokenizer), 32)
 
     def word(text):
         return embedding.weight[
@@ -49,12 +49,17 @@ def test_the_projection_says_of_each_query_what_stands_where_it_looks():
     look[2, 0], look[2, 1:] = 0.5, 0.5 / 64
     there, beside = (torch.stack([word(t[n]) for n in k]) for t, k in ((names, pick), (grounds, ground)))
     beside = beside - beside.mean(0)
+    common = (
+        torch.bincount(pick)[pick] / images
+    )  # a name is the quieter the more phrases have it; the box is said too
+    there = there * (common.log() / math.log(starts.RARE))[:, None]
+    there = there + embedding.weight.pow(2).mean().sqrt() * starts.box_code(torch.tensor([0, 0, 0.5, 1]), 32)
     truth = torch.stack([there, beside, (there + beside) / 4], 1).detach()
-    basis, shift = torch.randn(24, 24), torch.randn(24)
+    basis, shift = torch.randn(32, 32), torch.randn(32)
     mixed = truth @ basis + shift  # what the queries hold: the truth, in another basis
     model = SimpleNamespace(
         language_model=SimpleNamespace(get_input_embeddings=lambda: embedding),
-        language_projection=torch.nn.Linear(24, 24),
+        language_projection=torch.nn.Linear(32, 32),
         config=SimpleNamespace(vision_config=SimpleNamespace(image_size=96)),
         qformer_model=SimpleNamespace(
             queries=lambda features: mixed[features[:, 0, 0].long()],
@@ -63,15 +68,15 @@ def test_the_projection_says_of_each_query_what_stands_where_it_looks():
     )
     features = torch.arange(images).float()[:, None, None].expand(images, 65, 1)
     row = {f"{i}.png": i for i in range(images)}
-    said = starts.said_of_patches(row, pairs, regions, tokenizer, embedding.weight, images, 64, 96)
-    assert said.shape == (images, 64, 24)
-    torch.testing.assert_close(said[5].view(8, 8, 24)[:, :4], there[5].expand(8, 4, 24))
-    torch.testing.assert_close(said[5].view(8, 8, 24)[:, 4:], beside[5].expand(8, 4, 24))
-    explained = starts.align_projection(model, features, said, strength=2.0)
+    said, counts = starts.said_of_patches(row, pairs, regions, tokenizer, embedding.weight, images, 64, 96)
+    assert said.shape == (images, 64, 32)
+    torch.testing.assert_close(said[5].view(8, 8, 32)[:, :4], there[5].expand(8, 4, 32))
+    torch.testing.assert_close(said[5].view(8, 8, 32)[:, 4:], beside[5].expand(8, 4, 32))
+    explained = starts.align_projection(model, features, said, counts, strength=2.0)
     assert explained > 0.999
     with torch.no_grad():
         tokens = model.language_projection(mixed)
-        starts.align_projection(model, features, said, strength=2.0, mark=embedding.weight[3])
+        starts.align_projection(model, features, said, counts, strength=2.0, mark=embedding.weight[3])
         marked = model.language_projection(mixed)
     torch.testing.assert_close(marked, tokens + embedding.weight[3], msg="each token carries the mark")
     wanted = truth - truth.mean((0, 1))
@@ -81,30 +86,42 @@ def test_the_projection_says_of_each_query_what_stands_where_it_looks():
     )
 
 
-def test_rare_words_of_a_region_are_heard_above_common_ones():
-    """Each of ten things is said by a tenth of the phrases, "left" by half of them."""
+def test_rare_words_of_a_region_are_heard_above_common_ones_and_their_patches_count_more():
+    """Each of ten things is said by a tenth of the phrases, but the fox by one alone; "left" by half of them."""
     tokenizer = backbones.load_tokenizer()
-    names = [name for name in "tiger panda owl fox bus kite bell rose crab deer".split()] * 10
+    names = "tiger panda owl fox bus kite bell rose crab deer".split() * 10
+    names = [name if name != "fox" or i == 3 else "owl" for i, name in enumerate(names)]
     sides = ["left", "right"] * 50
-    box = (0, 0, 96, 96)
+    box = (0, 0, 96, 48)
     regions = [
         Pair(str(i), f"{i}.png", f"{name} {side}", "en", "x", box)
         for i, (name, side) in enumerate(zip(names, sides, strict=True))
     ]
     row = {f"{i}.png": i for i in range(100)}
     words = torch.nn.functional.one_hot(torch.arange(len(tokenizer)), len(tokenizer)).float()
-    plain, told = (
-        starts.said_of_patches(row, (), regions, tokenizer, words, 100, 64, 96, boxes_too=boxes)
-        for boxes in (False, True)
+    told, counts = starts.said_of_patches(row, (), regions, tokenizer, words, 100, 64, 96)
+    (fox,), (tiger,), (right,) = (
+        tokenizer(word, add_special_tokens=False)["input_ids"][-1:] for word in (" fox", " tiger", " right")
     )
-    (fox,), (right,) = (
-        tokenizer(word, add_special_tokens=False)["input_ids"][-1:] for word in (" fox", " right")
-    )
-    assert plain[3, 0, fox] == plain[3, 0, right] == 1
-    code = words.pow(2).mean().sqrt() * starts.box_code(torch.tensor([0.0, 0, 1, 1]), len(tokenizer))
+    code = words.pow(2).mean().sqrt() * starts.box_code(torch.tensor([0.0, 0, 1, 0.5]), len(tokenizer))
     loud = told[3, 0] - code
-    assert float(loud[fox]) == pytest.approx(math.log(0.1) / math.log(0.01), rel=1e-3)
+    assert float((told[10, 0] - code)[tiger]) == pytest.approx(math.log(0.1) / math.log(0.01), rel=1e-3)
+    assert float(loud[fox]) == pytest.approx(1, rel=1e-3), (
+        "a word in a hundredth of the phrases is as loud as any"
+    )
     assert float(loud[right]) == pytest.approx(math.log(0.5) / math.log(0.01), rel=1e-3)
+    assert counts[3, 0] == pytest.approx(starts.COUNTS / 0.01) and counts[0, 0] == 1, "rare things count more"
+    assert (counts[:, 32:] == 1).all(), "bare ground counts once"
+
+
+def test_a_row_that_counts_twice_is_a_row_that_is_there_twice():
+    inputs, targets = torch.randn(30, 5), torch.randn(30, 3)
+    counts = torch.randint(1, 4, (30,))
+    weight, _ = starts.ridge_regression(inputs, targets, counts.float(), ridge=0)
+    again, _ = starts.ridge_regression(
+        inputs.repeat_interleave(counts, 0), targets.repeat_interleave(counts, 0), ridge=0
+    )
+    torch.testing.assert_close(weight, again, atol=1e-4, rtol=1e-3)
 
 
 def test_aligned_queries_look_at_their_own_cell_and_take_in_what_is_said_there():
@@ -121,7 +138,7 @@ def test_aligned_queries_look_at_their_own_cell_and_take_in_what_is_said_there()
     places = starts.box_code(starts.grid_centres(64).repeat(1, 2), 32)
     hidden = torch.cat([said, places.expand(images, -1, -1)], -1) @ torch.randn(80, 96)
     features = torch.cat([torch.randn(images, 1, 96), hidden + 0.01 * torch.randn(images, 64, 96)], 1)
-    explained = starts.align_cross_attention(model, features, said, reach=0.08)
+    explained = starts.align_cross_attention(model, features, said, torch.ones(images, 64), reach=0.08)
     assert min(explained) > 0.95
     with torch.no_grad():
         maps = model.cross_attention(features[:50])[..., 1:]  # without the class vector
@@ -143,7 +160,7 @@ def test_aligned_queries_look_at_their_own_cell_and_take_in_what_is_said_there()
         1 - (predicted - target + target.mean(0)).pow(2).sum() / (target - target.mean(0)).pow(2).sum() > 0.5
     )
     with pytest.raises(ValueError, match="5 queries make no square grid"):
-        starts.align_cross_attention(stage1(queries=5), features, said)
+        starts.align_cross_attention(stage1(queries=5), features, said, torch.ones(images, 64))
 
 
 WIDTH = {"narrow": 24, "full": 768}

@@ -17,11 +17,9 @@ from zvl.data.world import WorldConfig, draw_scenes, write_world
 # --- Moji's exact boxes are the oracle ---
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "rich"])
-def world(request, tmp_path_factory):
-    config = WorldConfig(
-        train_scenes=14, test_scenes=8, seed=random.randrange(10**6), rich=request.param, extra_scenes=5
-    )
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    config = WorldConfig(train_scenes=14, test_scenes=8, seed=random.randrange(10**6), extra_scenes=5)
     return write_world(tmp_path_factory.mktemp("world") / "moji", config), config
 
 

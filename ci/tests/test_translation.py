@@ -83,7 +83,7 @@ def parallel(seed, count):
         def told(language, scene=scene, split=split, luck=luck):
             """The same draws in both languages: the k-th wordings of a kind mean the same."""
             yield wordings.caption(scene, language, split, luck % 5, np.random.default_rng(luck))
-            yield wordings.description(scene, language, np.random.default_rng(luck), rich=bool(luck % 2))
+            yield wordings.description(scene, language, np.random.default_rng(luck))
             yield questions.grounded(scene, language, split, np.random.default_rng(luck)).answer
             for piece in scene.pieces:
                 yield questions.ground(
@@ -94,7 +94,7 @@ def parallel(seed, count):
                     np.random.default_rng(luck),
                 ).question
             asked = questions.questions(
-                scene, language, split, np.random.default_rng(luck), questions.RICH_TYPES
+                scene, language, split, np.random.default_rng(luck), questions.QUESTION_TYPES
             )
             asked += questions.compare_pictures(scene, drawn[0], language, split, np.random.default_rng(luck))
             for question in asked:
@@ -490,7 +490,7 @@ def test_hostile_texts_cost_no_more_time_than_their_length():
 
 
 def test_the_moji_world_is_translated_through_the_symbolic_teacher(tmp_path):
-    world = write_world(tmp_path / "w", WorldConfig(6, 2, seed=SEED, rich=True, extra_scenes=2))
+    world = write_world(tmp_path / "w", WorldConfig(6, 2, seed=SEED, extra_scenes=2))
     quarantine, asked = Quarantine(), {language: {} for language in LANGUAGES}
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
 

@@ -55,14 +55,15 @@ SIGN_WORDS = tuple(
     "音乐 电影 入口 小心".split()
 )
 SIGN_ID = 100_000  # a sign's `concept` is this number and the number of its word
-UNSEEN_A_GROUP = 2  # concepts of each group that may be kept out of training pictures (concept split)
+UNSEEN_A_GROUP = 2  # concepts of each group that are kept out of training pictures (concept split)
 
 # Five places from left to right by a piece's centre, in pixels of a 96-pixel scene: edges are narrow because
 # big pieces cannot reach them.
 PLACE_BOUNDS = (22, 40, 56, 74)
 HEIGHT_BOUNDS = (36, 60)  # high, halfway up, low
 SIZES = {"small": (20, 26), "big": (30, 36)}  # side of a piece in pixels; signs are always big, to be legible
-RICH = {"framed": 0.4, "signs": 0.3, "hold_out_concepts": True}  # `scenes` of the full world
+FRAMED = 0.4  # share of the pieces in a frame
+SIGNS = 0.5  # share of the scenes with a sign, of those with room for one: words are many, and each is rare
 CLEAR = 8  # pixels between two centres from which on "left of" and "above" are beyond doubt
 
 
@@ -196,7 +197,7 @@ def held_out(first: int, second: int) -> bool:
 
 @functools.cache
 def unseen_concepts() -> tuple[int, ...]:
-    """Concepts whose art may be kept for the concept split, by a hash that no seed changes; their names may be said."""
+    """Concepts whose art is kept for the concept split, by a hash that no seed changes; their names may be said."""
     chosen = []
     for group in GROUPS:
         members = [concept for concept in concepts() if concept.group == group]
@@ -213,18 +214,19 @@ def scenes(
     max_pieces: int = MAX_PIECES,
     art_sets: tuple[str, ...] = ART_SETS,
     everything: bool = False,
-    framed: float = 0.0,
-    signs: float = 0.0,
-    hold_out_concepts: bool = False,
+    framed: float = FRAMED,
+    signs: float = SIGNS,
+    hold_out_concepts: bool = True,
 ) -> list[Scene]:
     """Draw `count` scenes of one split ("train", "test" or "concept").
 
     In a train scene no two concepts are a held-out pair; in a test scene every two are, so that no pair of concepts of
-    a test scene ever occurs together in training (composition split). Numbers of pieces are uniform. A concept scene
-    has one of `unseen_concepts`, among pieces of training.
+    a test scene ever occurs together in training (composition split). Numbers of pieces are uniform. No train or test
+    scene shows one of `unseen_concepts`, unless hold_out_concepts is False; a concept scene has one, among pieces of
+    training, and no sign.
 
     framed: share of the pieces that get a frame. signs: share of the scenes, of those with two pieces or more, in which
-    one piece is a sign. hold_out_concepts: no train or test scene shows one of `unseen_concepts`.
+    one piece is a sign.
     Raises ValueError for an unknown split or numbers of pieces outside 1 to 5.
     """
     if split not in ("train", "test", "concept"):

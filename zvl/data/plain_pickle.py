@@ -8,7 +8,8 @@ from pathlib import Path
 from zvl.data.rows import DataError, readable
 
 
-class _Plain(pickle.Unpickler):
+class _Plain(pickle._Unpickler):
+    # The one in Python: that in C makes room for as many values as a number in the file says, 16 GB for five bytes.
     def find_class(self, module: str, name: str):
         raise DataError(
             f"it asks for {module}.{name}, and only plain containers, strings and numbers are allowed"

@@ -30,7 +30,8 @@ PROMPTS = Path(__file__).with_name("prompts")
 class Example:
     """A query of some kind in its exact text form, and the turns that answer it.
 
-    scene: (seed, index) of the Moji scene of training that it speaks of. language: of the system message it goes with.
+    scene: (seed, index) of the training scene that it speaks of, of all concepts, without frames and signs.
+    language: of the system message it goes with.
     """
 
     id: str

@@ -36,9 +36,13 @@ from zvl.data.wordings import (
     mention,
 )
 
-QUESTION_TYPES = ("existence", "count", "category", "background", "left_right", "leftmost")
-RICH_TYPES = (
-    *QUESTION_TYPES,
+QUESTION_TYPES = (
+    "existence",
+    "count",
+    "category",
+    "background",
+    "left_right",
+    "leftmost",
     "above_below",
     "size",
     "frame",
@@ -182,7 +186,7 @@ def dialogue(
     """
 
     def some(number: int, count: int) -> list[Question]:
-        found = questions(scenes[number], language, split, rng, RICH_TYPES)
+        found = questions(scenes[number], language, split, rng)
         return [found[i] for i in rng.permutation(len(found))[:count]]
 
     def with_pictures(*parts: list[Question]):
@@ -385,5 +389,5 @@ def _ask(
 ) -> tuple[str, dict[str, str], str] | None:
     """(kind whose wordings fit, their fields, the answer), None where the scene does not allow the question."""
     if kind not in _ASK:
-        raise ValueError(f"question type {kind!r} is not one of {', '.join(RICH_TYPES)}")
+        raise ValueError(f"question type {kind!r} is not one of {', '.join(QUESTION_TYPES)}")
     return _ASK[kind](scene, language, rng)

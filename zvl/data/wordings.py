@@ -140,11 +140,8 @@ def caption(
     ).replace("are one things", "is one thing")  # fmt: skip
 
 
-def piece_phrase(piece: Piece, language: str, rich: bool = False) -> str:
-    """Name, size and place of one piece: "a small dog at the left edge", "左边缘是小号的狗".
-
-    rich: height and frame too: "a small dog in a red frame high at the left edge", "左边缘高处是红框里的小号的狗".
-    """
+def piece_phrase(piece: Piece, language: str) -> str:
+    """All about one piece: "a small dog in a red frame high at the left edge", "左边缘高处是红框里的小号的狗"."""
     place, size = PLACES[language][piece.place], SIZE_WORDS[language][piece.size]
     if piece.word is not None:
         name = sign(piece.word, language)
@@ -153,13 +150,11 @@ def piece_phrase(piece: Piece, language: str, rich: bool = False) -> str:
         name = f"{'' if name in BARE else 'a '}{size} {name}"
     else:
         name = size + piece.thing.names["zh"]
-    if not rich:
-        return f"{name} {place}" if language == "en" else f"{place}是{name}"
     name, height = framed(name, piece.frame, language), HEIGHTS[language][piece.height]
     return f"{name} {height} {place}" if language == "en" else f"{place}{height}是{name}"
 
 
-def phrases(scene: Scene, language: str, rich: bool = False) -> list[str]:
+def phrases(scene: Scene, language: str) -> list[str]:
     """Everything that can be asked about a scene, one fact a phrase: background, number, then each piece."""
     number, ground = NUMBERS[language][len(scene.pieces)], COLOURS[language][scene.background]
     if language == "zh":
@@ -169,14 +164,12 @@ def phrases(scene: Scene, language: str, rich: bool = False) -> list[str]:
             f"{'an' if ground[0] in 'aeiou' else 'a'} {ground} background",
             f"{number} thing{'s' if len(scene.pieces) > 1 else ''}",
         ]
-    return opening + [piece_phrase(piece, language, rich) for piece in scene.pieces]
+    return opening + [piece_phrase(piece, language) for piece in scene.pieces]
 
 
-def description(
-    scene: Scene, language: str, rng: np.random.Generator | None = None, rich: bool = False
-) -> str:
+def description(scene: Scene, language: str, rng: np.random.Generator | None = None) -> str:
     """A detailed description with every fact, things from left to right (or, with `rng`, in any order)."""
-    ground, number, *things = phrases(scene, language, rich)
+    ground, number, *things = phrases(scene, language)
     order = sorted(range(len(things)), key=lambda i: scene.pieces[i].centre)
     if rng is not None:
         order = [int(i) for i in rng.permutation(len(things))]

@@ -1,19 +1,19 @@
 """Write the Moji world to disk in the raw formats of real data sets, so that training goes through readers.
 
 One folder a world:
-    images/{train,test}/000012.png
-    captions_{en,zh}_{train,test}.json           COCO captions, five references a scene
+    images/P/000012.png
+    captions_{en,zh}_P.json                      COCO captions, five references a scene
     captions_swapped_{en,zh}_test.json           the same with one thing swapped, to judge image-text matching
-    instances_{train,test}.json                  COCO boxes (x, y, width, height)
-    regions_{en,zh}_{train,test}.json            Visual Genome: a phrase for each box
-    questions_*.json, annotations_*.json         VQAv2
-    llava_{en,zh}_{train,test}.json              LLaVA conversations: several turns, some with two pictures
-A rich world has also
-    images/{style,concept}/000012.png            another artist; things that training never shows
-    ..._{composition,style,concept}.json         questions in training wordings (_test: in wordings of their own)
-    gqa_*.json                                   GQA: attributes, comparisons, above and below
-    refs_*.json                                  RefCOCO's references, as JSON: expressions for the boxes of instances_*
+    instances_P.json                             COCO boxes (x, y, width, height)
+    regions_{en,zh}_P.json                       Visual Genome: a phrase for each box
+    questions_{en,zh}_S.json, annotations_...    VQAv2
+    gqa_{en,zh}_S.json                           GQA: attributes, comparisons, above and below
+    refs_{en,zh}_S.json                          RefCOCO's references, as JSON: expressions for the boxes of instances_P
+    llava_{en,zh}_S.json                         LLaVA conversations: several turns, some with two or three pictures
     world.json                                   how it was made; written last: where it stands, all is whole
+P are pictures: train; test, where no two things ever met in training; style, by another artist; concept, with things
+that training never shows. S are questions: train; composition, style and concept, in training wordings; and paraphrase,
+on the test pictures in wordings of their own.
 """
 
 from __future__ import annotations
@@ -28,24 +28,22 @@ import numpy as np
 from zvl.data import moji, questions, wordings
 from zvl.data.samples import LANGUAGES
 
-SPLITS = ("train", "test")
-QUESTION_SPLITS = {  # split of questions in a rich world -> its pictures, and the split of its wordings
+QUESTION_SPLITS = {  # split of questions -> its pictures, and the split of its wordings
     "train": ("train", "train"),
     "composition": ("test", "train"),
     "paraphrase": ("test", "test"),
     "style": ("style", "train"),
     "concept": ("concept", "train"),
 }
-VQA_TYPES = (*questions.QUESTION_TYPES, "read", "refer", "false_premise")
 GQA_TYPES = ("above_below", "size", "frame", "bigger", "more")
+VQA_TYPES = tuple(kind for kind in questions.QUESTION_TYPES if kind not in GQA_TYPES)
 
 
 @dataclass(frozen=True)
 class WorldConfig:
     """How large a world is. `dialogue_share` of the scenes start a LLaVA conversation in each language.
 
-    rich: frames, signs to read, concepts kept out of training pictures, and everything that is asked about them; the
-    tutorial's backbones do not know these yet. extra_scenes: how many a rich world has in its style and concept splits.
+    extra_scenes: how many its style and its concept split have.
     """
 
     train_scenes: int = 8000
@@ -53,10 +51,9 @@ class WorldConfig:
     seed: int = 0
     art_sets: tuple[str, ...] = moji.ART_SETS
     dialogue_share: float = 0.5
-    rich: bool = False
     extra_scenes: int = 600
-    framed: float = moji.RICH["framed"]
-    signs: float = moji.RICH["signs"]
+    framed: float = moji.FRAMED
+    signs: float = moji.SIGNS
 
 
 def write_world(folder: Path, config: WorldConfig, progress=lambda items, label: items) -> Path:
@@ -76,20 +73,26 @@ def write_world(folder: Path, config: WorldConfig, progress=lambda items, label:
 
 
 def draw_scenes(config: WorldConfig) -> dict[str, list[moji.Scene]]:
-    """The scenes of each folder of pictures: train and test, in a rich world also style and concept."""
-    rich = {"framed": config.framed, "signs": config.signs, "hold_out_concepts": True} if config.rich else {}
-    seed, art = config.seed, config.art_sets
-    found = {
-        "train": moji.scenes(config.train_scenes, "train", seed, art_sets=art, **rich),
-        # one piece makes no pair that training could lack
-        "test": moji.scenes(config.test_scenes, "test", seed, 2, art_sets=art, **rich),
-    }
-    if config.rich:
-        found["style"] = [moji.in_style(scene, "noto") for scene in found["test"][: config.extra_scenes]]
-        found["concept"] = moji.scenes(
-            config.extra_scenes, "concept", seed, 2, art_sets=art, framed=config.framed
+    """The scenes of each folder of pictures."""
+
+    def drawn(count: int, split: str, min_pieces: int) -> list[moji.Scene]:
+        return moji.scenes(
+            count,
+            split,
+            config.seed,
+            min_pieces,
+            art_sets=config.art_sets,
+            framed=config.framed,
+            signs=config.signs,
         )
-    return found
+
+    test = drawn(config.test_scenes, "test", 2)  # one piece makes no pair that training could lack
+    return {
+        "train": drawn(config.train_scenes, "train", 1),
+        "test": test,
+        "style": [moji.in_style(scene, "noto") for scene in test[: config.extra_scenes]],
+        "concept": drawn(config.extra_scenes, "concept", 2),
+    }
 
 
 def _write_split(
@@ -107,24 +110,22 @@ def _write_split(
              "bbox": list(piece.box), "area": piece.side**2, "iscrowd": 0}
             for k, piece in enumerate(scene.pieces)
         ]  # fmt: skip
-    table = [*moji.concepts(), moji.SIGN] if config.rich else moji.concepts()
     categories = [{"id": c.id, "name": c.names["en"], "name_zh": c.names["zh"], "supercategory": c.group}
-                  for c in table]  # fmt: skip
+                  for c in (*moji.concepts(), moji.SIGN)]  # fmt: skip
     instances = {"images": records, "annotations": boxes, "categories": categories}
     _dump(folder / f"instances_{pictures}.json", instances)
 
     rng = np.random.default_rng([config.seed, ("train", "test", "style", "concept").index(pictures), 5])
     words = "train" if pictures == "train" else "test"
-    asked = {split: w for split, (p, w) in QUESTION_SPLITS.items() if p == pictures} if config.rich else {}
     for language in LANGUAGES:
         _write_captions(folder, pictures, words, language, records, scenes, rng)
-        _write_regions(folder, pictures, language, scenes, config.rich)
-        for split, wording in (asked or {pictures: words}).items():
-            kinds = VQA_TYPES if config.rich else questions.QUESTION_TYPES
-            _write_questions(folder, split, wording, language, scenes, rng, kinds)
-            if config.rich:
-                _write_gqa(folder, split, wording, language, scenes, rng)
-                _write_references(folder, split, language, records, boxes, scenes)
+        _write_regions(folder, pictures, language, scenes)
+        for split, (shown, wording) in QUESTION_SPLITS.items():
+            if shown != pictures:
+                continue
+            _write_questions(folder, split, wording, language, scenes, rng)
+            _write_gqa(folder, split, wording, language, scenes, rng)
+            _write_references(folder, split, language, records, boxes, scenes)
             _write_dialogues(folder, split, wording, language, scenes, config, rng)
 
 
@@ -146,12 +147,12 @@ def _write_captions(folder, pictures, words, language, records, scenes, rng) -> 
         _dump(folder / f"captions_swapped_{language}_{pictures}.json", wrong)
 
 
-def _write_regions(folder, pictures, language, scenes, rich) -> None:
+def _write_regions(folder, pictures, language, scenes) -> None:
     rows, number = [], 0
     for image_id, scene in enumerate(scenes):
         regions = []
         for piece in scene.pieces:
-            phrase = wordings.piece_phrase(piece, language, rich)
+            phrase = wordings.piece_phrase(piece, language)
             box = dict(zip(("x", "y", "width", "height"), piece.box, strict=True))
             regions.append({"region_id": number, "image_id": image_id, "phrase": phrase} | box)
             number += 1
@@ -159,10 +160,10 @@ def _write_regions(folder, pictures, language, scenes, rich) -> None:
     _dump(folder / f"regions_{language}_{pictures}.json", rows)
 
 
-def _write_questions(folder, split, wording, language, scenes, rng, kinds) -> None:
+def _write_questions(folder, split, wording, language, scenes, rng) -> None:
     rows, annotations = [], []
     for image_id, scene in enumerate(scenes):
-        for asked in questions.questions(scene, language, wording, rng, kinds):
+        for asked in questions.questions(scene, language, wording, rng, VQA_TYPES):
             number = len(rows)
             rows.append({"question_id": number, "image_id": image_id, "question": asked.question})
             given = {"answer": asked.answer, "answer_confidence": "yes"}
@@ -213,10 +214,7 @@ def _write_references(folder, split, language, records, boxes, scenes) -> None:
 def _write_dialogues(folder, split, wording, language, scenes, config, rng) -> None:
     rows = []
     for image_id in range(int(len(scenes) * config.dialogue_share)):
-        if config.rich:
-            images, turns = questions.dialogue(scenes, image_id, image_id % 8, language, wording, rng)
-        else:
-            images, turns = _dialogue(scenes, image_id, language, wording, rng)
+        images, turns = questions.dialogue(scenes, image_id, image_id % 8, language, wording, rng)
         conversation = []
         for marker, asked in turns:
             conversation += [{"from": "human", "value": "<image>\n" * marker + asked.question},
@@ -226,22 +224,6 @@ def _write_dialogues(folder, split, wording, language, scenes, config, rng) -> N
         name = f"{language}-{split}-{image_id:06d}"
         rows.append({"id": name, "image": image, "conversations": conversation})
     _dump(folder / f"llava_{language}_{split}.json", rows)
-
-
-def _dialogue(scenes, image_id, language, wording, rng):
-    """Three questions and a caption; in every eighth a second picture enters, as in the paper's Figure 7.
-
-    Returns the numbers of its pictures, and its turns: (whether a picture enters, question).
-    """
-    asked = questions.questions(scenes[image_id], language, wording, rng)
-    asked = [asked[i] for i in rng.permutation(len(asked))[:3]]
-    asked.append(questions.describe(scenes[image_id], language, wording, rng))
-    images = [image_id]
-    if image_id % 8 == 7:
-        images.append(int(rng.integers(len(scenes))))
-        later = questions.questions(scenes[images[1]], language, wording, rng)
-        asked.append(later[int(rng.integers(len(later)))])
-    return images, [(turn == 0 or (turn == 4 and len(images) == 2), q) for turn, q in enumerate(asked)]
 
 
 def _dump(path: Path, value) -> None:

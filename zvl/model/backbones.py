@@ -24,8 +24,6 @@ from transformers import (
 )
 
 NANO = Path(__file__).parent / "nano"
-RICH = Path(__file__).parent / "rich"  # the same parts for the full world (WorldConfig.rich)
-SHIPPED = {"nano": NANO, "rich": RICH}
 IMAGE_SIZE = 96
 WIDTH = 192
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "[CLS]", "[DEC]", "<image>")

@@ -80,7 +80,7 @@ def qformer_config(parts: PartsConfig) -> InstructBlipQFormerConfig:
 def llm_config(parts: PartsConfig) -> PreTrainedConfig:
     """The language model's configuration. `ziya-llama-13b`: LLaMA-13B with a vocabulary that knows Chinese."""
     if parts.llm == "nano":
-        return backbones.llm_config(len(llm_tokenizer(parts)))
+        return backbones.llm_config(len(backbones.load_tokenizer()))
     if parts.llm == "ziya-llama-13b":
         return LlamaConfig(
             vocab_size=39424, hidden_size=5120, num_hidden_layers=40, num_attention_heads=40,
@@ -100,7 +100,7 @@ def new_vision(parts: PartsConfig, device: str = "cpu") -> PreTrainedModel:
     if device == "meta" or parts.weights == "random":
         model = _new(kind, config, dtype, device)
     elif parts.weights == "shipped" and parts.vision == "nano":
-        model = backbones.load_clip(shipped(parts)).vision_model
+        model = backbones.load_clip().vision_model
     else:
         source, mapping = _source(parts, "vision", parts.vision, "eva-clip-g"), {r"^vision_model\.": ""}
         model = _loaded(kind, source, config, dtype, key_mapping=mapping)
@@ -129,7 +129,7 @@ def new_llm(parts: PartsConfig, device: str = "cpu") -> PreTrainedModel:
     if device == "meta" or parts.weights == "random":
         model = _new(AutoModelForCausalLM, config, dtype, device)
     elif parts.weights == "shipped" and parts.llm == "nano":
-        model = backbones.load_llm(shipped(parts))
+        model = backbones.load_llm()
     else:
         source = _source(parts, "llm", parts.llm, "ziya-llama-13b")
         model = _loaded(AutoModelForCausalLM, source, config, dtype)
@@ -139,18 +139,8 @@ def new_llm(parts: PartsConfig, device: str = "cpu") -> PreTrainedModel:
 def text_tokenizer(parts: PartsConfig) -> PreTrainedTokenizerBase:
     """The Q-Former's tokenizer; see `zvl.model.tokenizers`."""
     if parts.tokenizer == "nano":
-        return llm_tokenizer(parts)
+        return backbones.load_tokenizer()
     return tokenizers.text_tokenizer(parts.tokenizer)
-
-
-def llm_tokenizer(parts: PartsConfig) -> PreTrainedTokenizerBase:
-    """The nano language model's tokenizer."""
-    return backbones.load_tokenizer(shipped(parts))
-
-
-def shipped(parts: PartsConfig) -> Path:
-    """The folder of the nano parts that the repository brings for this preset's world."""
-    return backbones.SHIPPED[parts.shipped]
 
 
 def vocabulary_size(parts: PartsConfig) -> int:
@@ -163,7 +153,7 @@ def weight_files(parts: PartsConfig) -> list[Path]:
     if parts.weights == "random":
         return []
     if parts.weights == "shipped" and parts.vision == "nano":
-        return [shipped(parts) / "clip" / "model.safetensors"]
+        return [backbones.NANO / "clip" / "model.safetensors"]
     folder = Path(_source(parts, "vision", parts.vision, "eva-clip-g"))
     return sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
 

@@ -41,7 +41,7 @@ def guidance(matching: Tensor, asking: Tensor, batch: dict[str, Tensor]) -> Tens
     matching, asking: attention of the first and the second layer, (batch, heads, length, length). The first layer, at
     a word that names one thing alone, should look at the slots that show it, the purer the better; the second, at the
     states that say an answer, at the words of the first and of the last thing named in their question.
-    batch: of `reading.collate_text(..., rich=True)`.
+    batch: of `reading.collate_text`.
     """
     soft, start = batch["soft"], int(batch["start"])
     mixing = batch["mixing"][soft].transpose(1, 2)  # (rows, facts, slots)

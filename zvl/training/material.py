@@ -125,20 +125,20 @@ def bmmic(preset: Preset, run: Path, split: str = "train") -> Path:
 def read(preset: Preset, run: Path, split: str) -> Data:
     """Read one split back from its raw files, and its ViT features (computed once: the ViT is frozen).
 
-    split: "train" or "test"; of a rich world also one of `world.QUESTION_SPLITS`, and "test" is its composition split.
+    split: one of `world.QUESTION_SPLITS`. Raises ValueError for another.
     A notebook and all stages that it calls share one copy.
     """
-    if preset.world.rich and split == "test":
-        split = "composition"
+    if split not in QUESTION_SPLITS:
+        raise ValueError(f"split {split!r} is not one of {', '.join(QUESTION_SPLITS)}")
     # How a preset trains makes no difference to what it reads, and must make no second copy.
     reads = replace(preset, pretraining=None, base=None, chat=None, text_only=None, own=OwnData())
     return _read(reads, run, split)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)
 def _read(preset: Preset, run: Path, split: str) -> Data:
     folder = world(preset, run)
-    pictures = QUESTION_SPLITS[split][0] if preset.world.rich else split
+    pictures, wording = QUESTION_SPLITS[split]
     images = folder / "images" / pictures
     pairs, regions, swapped, questions, dialogues = [], [], [], [], []
     for language in LANGUAGES:
@@ -154,19 +154,16 @@ def _read(preset: Preset, run: Path, split: str) -> Data:
             folder / f"questions_{language}_{split}.json", folder / f"annotations_{language}_{split}.json", images,
             language, image_name="{:06d}.png",
         )  # fmt: skip
-        if preset.world.rich:
-            questions += read_gqa(
-                folder / f"gqa_{language}_{split}.json", images, language, image_name="{}.png"
-            )
-            questions += _located(
-                read_refcoco(
-                    folder / f"refs_{language}_{split}.json",
-                    folder / f"instances_{pictures}.json",
-                    images,
-                    language,
-                ),
-                QUESTIONS["ground", language, QUESTION_SPLITS[split][1]],
-            )
+        questions += read_gqa(folder / f"gqa_{language}_{split}.json", images, language, image_name="{}.png")
+        questions += _located(
+            read_refcoco(
+                folder / f"refs_{language}_{split}.json",
+                folder / f"instances_{pictures}.json",
+                images,
+                language,
+            ),
+            QUESTIONS["ground", language, wording],
+        )
         dialogues += read_llava(folder / f"llava_{language}_{split}.json", images, language)
     kept = factory.samples(factory.load(bmmic(preset, run))[0], images) if split == "train" else []
     paths = tuple(sorted({pair.image for pair in pairs}))
@@ -194,9 +191,7 @@ def _located(samples: Iterable[Sample], wordings: Sequence[str]) -> Iterator[Sam
         yield replace(sample, turns=(replace(turn, instruction=asked),), question_type="ground")
 
 
-def said_of_pictures(
-    data: Data, words: Tensor, images: int, boxes_too: bool = False, tokenizer=None
-) -> Tensor:
+def said_of_pictures(data: Data, words: Tensor, images: int, tokenizer=None) -> tuple[Tensor, Tensor]:
     """`starts.said_of_patches` for the first `images` pictures of a split; words: (vocabulary, width) of the tokenizer,
     by default the tutorial's.
     """
@@ -210,7 +205,6 @@ def said_of_pictures(
         images,
         patches,
         backbones.IMAGE_SIZE,
-        boxes_too,
     )
 
 
@@ -250,7 +244,7 @@ def vision_inputs(preset: Preset) -> dict:
 
 def inputs(preset: Preset, run: Path, *parts: str) -> dict:
     """What every training depends on: world, code, and the shipped backbones that it uses, for `stages.cached`."""
-    folder = backbones.SHIPPED[preset.parts.shipped]
+    folder = backbones.NANO
     return {
         "world": world(preset, run) / "world.json",
         "backbones": [folder / part / "model.safetensors" for part in ("clip", *parts)],

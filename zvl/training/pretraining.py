@@ -42,7 +42,7 @@ def new_qformer(preset: Preset, seed: int = 0, data: Data | None = None) -> QFor
         torch.manual_seed(seed)
         model = parts.new_qformer(preset.parts, preset.num_queries, preset.projection_dim)
     if preset.parts.start in ("text tower", "aligned"):
-        clip = backbones.load_clip(parts.shipped(preset.parts))
+        clip = backbones.load_clip()
         starts.initialise_from_bert(model.qformer, clip.text_model.state_dict())
         model.text_projection.weight.data.copy_(clip.text_projection.weight)
     else:
@@ -50,8 +50,8 @@ def new_qformer(preset: Preset, seed: int = 0, data: Data | None = None) -> QFor
     if preset.parts.start == "aligned" and data is not None:
         words = model.qformer.embeddings.word_embeddings.weight.detach()
         tokenizer = parts.text_tokenizer(preset.parts)
-        said = material.said_of_pictures(data, words, ALIGNED_PICTURES, boxes_too=True, tokenizer=tokenizer)
-        starts.align_cross_attention(model, data.features[: len(said)], said)
+        said, counts = material.said_of_pictures(data, words, ALIGNED_PICTURES, tokenizer)
+        starts.align_cross_attention(model, data.features[: len(said)], said, counts)
     return model
 
 

@@ -27,8 +27,7 @@ from zvl.training.starts import box_code
 
 TOLD_WEIGHT = 0.1  # of the descriptions' own tokens in the loss: there are many, and answers are what matters
 DETAIL_WEIGHT = 0.3  # of descriptions that are answers
-KINDS = (*questions.QUESTION_TYPES, "where")
-RICH_KINDS = (*questions.RICH_TYPES, "where", "ground")
+KINDS = (*questions.QUESTION_TYPES, "where", "ground")
 BOXED = ("refer", "ground")  # only slots tell boxes
 OFTEN = {  # how much more often than others a kind is asked: what is rarer in scenes, and what takes longest to learn
     "read": 4, "refer": 4, "left_right": 4, "above_below": 4, "ground": 4, "size": 3, "frame": 3, "bigger": 3,
@@ -71,13 +70,10 @@ def pad(rows: list[list[int]], length: int | None = None) -> tuple[Tensor, Tenso
 
 @functools.lru_cache(maxsize=4)
 def scene_pool(
-    split: str, seed: int, max_pieces: int = moji.MAX_PIECES, count: int = 12000, rich: bool = False
+    split: str, seed: int, max_pieces: int = moji.MAX_PIECES, count: int = 12000
 ) -> list[moji.Scene]:
     """Scenes to talk about; text needs no more, because what is asked about each is drawn anew."""
-    drawn = moji.RICH | {"signs": 0.5} if rich else {}  # words are many, and each is rare
-    return moji.scenes(
-        count, split, seed, min_pieces=1 if split == "train" else 2, max_pieces=max_pieces, **drawn
-    )
+    return moji.scenes(count, split, seed, 1 if split == "train" else 2, max_pieces)
 
 
 class TextIds:
@@ -116,7 +112,7 @@ DETAIL = {
 
 def detail(scene: moji.Scene, language: str, rng: np.random.Generator) -> questions.Question:
     asked = DETAIL[language][rng.integers(len(DETAIL[language]))]
-    return questions.Question("detail", language, asked, wordings.description(scene, language, rich=True))
+    return questions.Question("detail", language, asked, wordings.description(scene, language))
 
 
 def ground_question(
@@ -160,46 +156,40 @@ def reading_batch(
     turns: int = 4,
     ease: float = 0.0,
     kinds: tuple[str, ...] = KINDS,
-    rich: bool = False,
 ) -> dict[str, Tensor]:
     """One step of text, a pure function of (seed, step): dialogues on scenes told in the prompt.
 
     A share `soft` of the rows is told in soft slots, the others in words, in either language. `ease` above 0.5 leaves
     scenes of one or two pieces, above 0 of three: looking up is learned on short descriptions first.
-    rich: scenes of the full world; in its main batches (kinds RICH_KINDS) come descriptions in detail, lists of boxes
-    and dialogues with "it" too, and kinds as often as OFTEN says.
+    In the main batches (kinds KINDS) come descriptions in detail, lists of boxes and dialogues with "it" too, and kinds
+    as often as OFTEN says.
     Returns what `collate_text` returns.
     """
     rng = np.random.default_rng([seed, step, 11])
     rows, is_soft = [], rng.random(batch_size) < soft
     most = 2 if ease > 0.5 else 3 if ease > 0 else moji.MAX_PIECES
-    pool = scene_pool("train", seed, most, rich=True) if rich else scene_pool("train", seed, most)
+    pool = scene_pool("train", seed, most)
     for number in range(batch_size):
         scene = pool[rng.integers(len(pool))]
         language, told = (LANGUAGES[i] for i in rng.integers(2, size=2))
         told = language if rng.random() < 0.8 * ease else told
-        if rich:
-            asked = _rich_turns(scene, language, rng, kinds, turns, bool(is_soft[number]), ease)
-        else:
-            asked = questions.questions(scene, language, "train", rng, [k for k in kinds if k != "where"])
-            asked += [where_question(scene, language, rng) for kind in kinds if kind == "where"]
-            asked = [asked[i] for i in rng.permutation(len(asked))[:turns]]
+        asked = _turns(scene, language, rng, kinds, turns, bool(is_soft[number]), ease)
         if not asked or (
-            kinds in (KINDS, RICH_KINDS) and rng.random() < (0.8 if ease else 0.25)
+            kinds == KINDS and rng.random() < (0.8 if ease else 0.25)
         ):  # captions name everything: most of what is learned first
             asked.insert(int(rng.integers(len(asked) + 1)), questions.describe(scene, language, "train", rng))
         if is_soft[number]:
-            facts_in_slots = soft_slots(scene, ids, rng, slots, ease, told if ease else None, rich)
+            facts_in_slots = soft_slots(scene, ids, rng, slots, ease, told if ease else None)
             rows.append(Asked([IMAGE_ID] * slots, asked, facts_in_slots))
         else:
-            text = wordings.description(scene, told, rng if rng.random() < 0.5 else None, rich)
+            text = wordings.description(scene, told, rng if rng.random() < 0.5 else None)
             rows.append(Asked(ids(text), asked))
-    return collate_text(rows, ids, rng, (1.0 if rich else 0.6) * (1 - ease), rich)
+    return collate_text(rows, ids, rng, 1 - ease)
 
 
-def _rich_turns(scene, language, rng, kinds, turns, soft, ease) -> list[questions.Question]:
-    """What is asked in one row on a scene of the full world; boxes only of soft rows, which tell them."""
-    if kinds == RICH_KINDS and (form := rng.random()) < 0.3:
+def _turns(scene, language, rng, kinds, turns, soft, ease) -> list[questions.Question]:
+    """What is asked in one row; boxes only of soft rows, which tell them."""
+    if kinds == KINDS and (form := rng.random()) < 0.3:
         if form < 0.12:
             return [detail(scene, language, rng)]
         if form < 0.18 and soft:
@@ -218,20 +208,18 @@ def collate_text(
     rows: list[Asked],
     ids: TextIds,
     rng: np.random.Generator | None = None,
-    noise: float = 0.6,
-    rich: bool = False,
+    noise: float = 1.0,
 ) -> dict[str, Tensor]:
     """Rows of text as one batch; with `rng`, soft slots get noise, up to so many times their size, and another scale.
 
     Labels cover answers, end tokens and, where the description is in words, the description.
     Returns input_ids, labels and answer (batch, length), the last telling which labels are answers (1) and which of
     them describe everything (2); soft (batch,); words and word_weights (batch, 7, words), mixing (batch, slots, 7),
-    corners (batch, 7, 4), boxed (batch, 7), noise and scale (batch, 1, 1); and the scalars start (position of the first
-    slot) and seed. rich, for `guidance` and a loss in which each question counts as one: called (batch, 7, 12), turn
+    corners (batch, 7, 4), boxed (batch, 7), noise and scale (batch, 1, 1); the scalars start (position of the first
+    slot) and seed; and for `guidance` and a loss in which each question counts as one: called (batch, 7, 12), turn
     (batch, length), which question a token belongs to from 1 on, and share (batch, length), 1 over the answer's length.
     """
     opening, lines, labels, answers, turns, shares = [1, *ids(HUMAN)], [], [], [], [], []
-    long = LONG if rich else LONG[:1]
     for row in rows:
         line, label = opening + row.prefix, [IGNORED] * len(opening)
         label = label + (row.prefix if row.slots is None else [IGNORED] * len(row.prefix))
@@ -240,7 +228,7 @@ def collate_text(
             prompt = ([] if number == 0 else ids(HUMAN)) + ids(turn.question) + ids(BOT)
             answer = [*ids(turn.answer), 2]
             line, label = line + prompt + answer, label + [IGNORED] * len(prompt) + answer
-            is_answer += [0] * len(prompt) + [2 if turn.kind in long else 1] * len(answer)
+            is_answer += [0] * len(prompt) + [2 if turn.kind in LONG else 1] * len(answer)
             turn_of += [number + 1] * (len(prompt) + len(answer))
             share += [0] * len(prompt) + [1 / len(answer)] * len(answer)
         lines.append(line)
@@ -266,9 +254,10 @@ def collate_text(
     )
     noises, scale = np.zeros((count, 1, 1)), np.ones((count, 1, 1))
     if rng is not None:
-        noises = noise * rng.uniform(0, 1, (count, 1, 1)) ** (2 if rich else 1)  # boxes drown first
+        noises = noise * rng.uniform(0, 1, (count, 1, 1)) ** 2  # boxes drown first
         scale = np.exp(rng.uniform(-0.7, 0.7, (count, 1, 1)))
-    batch = {
+    length = input_ids.shape[1]
+    return {
         "input_ids": input_ids,
         "labels": targets,
         "answer": kind_of_label,
@@ -282,12 +271,10 @@ def collate_text(
         "scale": torch.from_numpy(scale).float(),
         "start": torch.tensor(len(opening)),
         "seed": torch.tensor(0 if rng is None else int(rng.integers(2**31))),
+        "called": called,
+        "turn": pad(turns, length)[0],
+        "share": torch.tensor([row + [0.0] * (length - len(row)) for row in shares]),
     }
-    if rich:
-        length = input_ids.shape[1]
-        share = torch.tensor([row + [0.0] * (length - len(row)) for row in shares])
-        batch |= {"called": called, "turn": pad(turns, length)[0], "share": share}
-    return batch
 
 
 def bucketed(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
@@ -300,8 +287,7 @@ def bucketed(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
             for name, value in batch.items()
         }
         longest = int(length[rows].max())
-        by_token = [name for name in BY_TOKEN if name in part]
-        result.append(part | {name: part[name][:, :longest] for name in by_token})
+        result.append(part | {name: part[name][:, :longest] for name in BY_TOKEN})
     order = np.random.default_rng(int(batch["seed"])).permutation(parts)
     return [result[i] for i in order]
 
@@ -317,8 +303,8 @@ def ordinary_batch(
 
 
 def embed_text(model, batch: dict[str, Tensor]) -> Tensor:
-    """Word embeddings (batch, length, width); in soft rows the placeholders hold the slots, which in a rich batch add
-    to the placeholder's own embedding: a mark by which they can be told from words.
+    """Word embeddings (batch, length, width); in soft rows the placeholders hold the slots, added to the placeholder's
+    own embedding: a mark by which they can be told from words.
     """
     embed = model.get_input_embeddings()
     inputs = embed(batch["input_ids"])
@@ -336,17 +322,16 @@ def embed_text(model, batch: dict[str, Tensor]) -> Tensor:
     strength = slots.detach().pow(2).mean(-1, keepdim=True).sqrt() * batch["noise"][soft]
     inputs = inputs.clone()
     slots = (slots + noise * strength) * batch["scale"][soft]
-    if "called" in batch:
-        slots = slots + inputs[soft, start : start + slots.shape[1]]
+    slots = slots + inputs[soft, start : start + slots.shape[1]]
     inputs[soft, start : start + slots.shape[1]] = slots.to(inputs.dtype)
     return inputs
 
 
 def reading_loss(model, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
-    """Next-token loss where there are labels, logits for these alone; the metrics tell soft rows from others. Of a rich
-    batch with `guidance`, and each question counts as one, however long its answer.
+    """Next-token loss where there are labels, logits for these alone, each question as one, however long its answer;
+    with `guidance`. The metrics tell soft rows from others.
     """
-    with looks(model) if "called" in batch else nullcontext() as attention:
+    with looks(model) if "soft" in batch else nullcontext() as attention:
         hidden = model.model(inputs_embeds=embed_text(model, batch)).last_hidden_state[:, :-1]
     target = batch["labels"][:, 1:]
     wanted = target != IGNORED
@@ -356,7 +341,7 @@ def reading_loss(model, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
         return losses.mean(), {"ordinary": losses.detach().mean()}
     kind = batch["answer"][:, 1:][wanted]
     answer = kind == 1
-    share = answer * (batch["share"][:, 1:][wanted] if "share" in batch else 1.0)
+    share = answer * batch["share"][:, 1:][wanted]
     loss = (losses * share).sum() / share.sum().clamp(min=1e-6)
     for number, weight in ((0, TOLD_WEIGHT), (2, DETAIL_WEIGHT)):
         if bool((kind == number).any()):
@@ -364,7 +349,7 @@ def reading_loss(model, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
     right = (logits.detach().argmax(-1) == target[wanted]).float()
     rows = batch["soft"][:, None].expand_as(target)[wanted]
     metrics = {}
-    guide = guidance(*attention, batch) if attention else None
+    guide = guidance(*attention, batch)
     if guide is not None:
         loss, metrics["guidance"] = loss + GUIDE_WEIGHT * guide, guide.detach()
     for name, chosen in (("soft", answer & rows), ("text", answer & ~rows)):
@@ -377,38 +362,33 @@ def reading_loss(model, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
 
 
 @torch.no_grad()
-def reading_quality(
-    model, tokenizer, scenes: int = 600, seed: int = 1, rich: bool = False
-) -> dict[str, float]:
+def reading_quality(model, tokenizer, scenes: int = 600, seed: int = 1) -> dict[str, float]:
     """The text-only reading score: test wordings on test combinations; the whole answer must be right.
 
-    Keys `{text,soft}/{en,zh}/{question type}`: told in words of the same language, or in 16 soft slots. rich: of the
-    full world, boxes from slots alone; a box counts where it is right to half the union.
+    Keys `{text,soft}/{en,zh}/{question type}`: told in words of the same language, or in 16 soft slots; boxes from
+    slots alone. A box counts where it is right to half the union.
     """
     ids, result = TextIds(tokenizer), {}
-    pool = moji.scenes(scenes, "test", seed, min_pieces=2, **(moji.RICH if rich else {}))
-    kinds = questions.RICH_TYPES if rich else questions.QUESTION_TYPES
+    pool = moji.scenes(scenes, "test", seed, min_pieces=2)
     for form in ("text", "soft"):
         for language in LANGUAGES:
             rng = np.random.default_rng(seed)
             rows = []
             for scene in pool:
-                asked = questions.questions(scene, language, "test", rng, kinds)
-                if rich and form == "soft":
+                asked = questions.questions(scene, language, "test", rng)
+                if form == "soft":
                     asked.append(ground_question(scene, language, rng, "test"))
                 for turn in asked:
                     if form == "soft":
-                        rows.append(
-                            Asked([IMAGE_ID] * NUM_SLOTS, [turn], soft_slots(scene, ids, rng, rich=rich))
-                        )
+                        rows.append(Asked([IMAGE_ID] * NUM_SLOTS, [turn], soft_slots(scene, ids, rng)))
                     elif turn.kind not in BOXED:
-                        told = wordings.description(scene, language, rich=rich)
+                        told = wordings.description(scene, language)
                         rows.append(Asked(ids(told), [turn]))
             right: dict[str, list[float]] = {}
             rows.sort(key=lambda row: len(row.prefix))
             for start in range(0, len(rows), 256):
                 part = rows[start : start + 256]
-                batch = collate_text(part, ids, rich=rich)
+                batch = collate_text(part, ids)
                 found = model(inputs_embeds=embed_text(model, batch)).logits[:, :-1].argmax(-1)
                 for row, guess, line in zip(part, found, batch["input_ids"], strict=True):
                     end = len(line) if 0 not in line[1:] else int((line == 0).nonzero()[0])

@@ -51,7 +51,7 @@ KINDS = ("base", "chat")
 
 def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGeneration:
     """ViT, pre-trained Q-Former, a projection that starts aligned, and the language model, before any tuning."""
-    tokenizer = parts.llm_tokenizer(preset.parts)
+    tokenizer = backbones.load_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.pretraining.loop.seed)
         model = ZiyaVisualForConditionalGeneration.from_parts(
@@ -62,9 +62,9 @@ def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGe
     def build(path: Path) -> None:
         data = read(preset, run, "train")
         words = model.language_model.get_input_embeddings().weight.detach()
-        said = said_of_pictures(data, words, 2048, boxes_too=preset.world.rich, tokenizer=tokenizer)
-        mark = words[model.config.image_token_id] if preset.world.rich else None
-        explained = starts.align_projection(model, data.features[: len(said)], said, mark=mark)
+        said, counts = said_of_pictures(data, words, 2048, tokenizer)
+        mark = words[model.config.image_token_id]
+        explained = starts.align_projection(model, data.features[: len(said)], said, counts, mark=mark)
         save_file(dict(model.language_projection.state_dict()), str(path / "projection.safetensors"))
         (path / "explained.json").write_text(json.dumps(explained), encoding="utf8")
 
@@ -167,7 +167,7 @@ def answer_loss(
     batch_size: int = 32,
 ) -> float:
     """The mean loss of a Base or Chat on the words of the samples' answers."""
-    tokenizer, total, words = parts.llm_tokenizer(preset.parts), 0.0, 0
+    tokenizer, total, words = backbones.load_tokenizer(), 0.0, 0
     for start in bar(range(0, len(samples), batch_size), "answers"):
         part = samples[start : start + batch_size]
         encoded = chat.encode_all(
@@ -198,7 +198,7 @@ def tune(
     if kind not in KINDS or stage not in (1, 2):
         raise ValueError(f"no stage {kind!r} {stage!r}: kinds are {', '.join(KINDS)}, stages 1 and 2")
     config = getattr(preset, kind)[stage - 1]
-    tokenizer = parts.llm_tokenizer(preset.parts)
+    tokenizer = backbones.load_tokenizer()
 
     def start() -> ZiyaVisualForConditionalGeneration:
         model = assemble(preset, run, kind) if stage == 1 else tune(preset, run, kind, 1)[0]
@@ -234,7 +234,7 @@ def tune(
 def tune_text_only(preset: Preset, run: Path) -> tuple[ZiyaVisualForConditionalGeneration, list[dict]]:
     """The baseline that never sees a picture: the language model with LoRA, tuned on the same questions."""
     config = preset.text_only
-    tokenizer = parts.llm_tokenizer(preset.parts)
+    tokenizer = backbones.load_tokenizer()
 
     def start():
         model = assemble(preset, run, "base")

@@ -15,13 +15,13 @@ from zvl.data.samples import LANGUAGES
 from zvl.training.starts import patch_shares
 
 NUM_SLOTS = 16  # as many as the nano model has queries
-MAX_FACTS, MAX_WORDS, MAX_RICH_WORDS = 2 + moji.MAX_PIECES, 16, 28
+BY_PLACE = 0.75  # share of the scenes whose slots each look at a place of their own
+MAX_FACTS, MAX_WORDS = 2 + moji.MAX_PIECES, 28
 
 
-def facts(scene: moji.Scene, rich: bool = False) -> list[list[tuple[str, str]]]:
+def facts(scene: moji.Scene) -> list[list[tuple[str, str]]]:
     """The facts of a scene as words without grammar, each word in both languages: what a visual token could mean.
-
-    rich: heights and frames too; of a sign, what stands on it before what it is.
+    Of a sign, what stands on it comes before what it is.
     """
     ground = tuple(wordings.COLOURS[lang][scene.background] for lang in LANGUAGES)
     number = tuple(wordings.NUMBERS[lang][len(scene.pieces)] for lang in LANGUAGES)
@@ -33,9 +33,8 @@ def facts(scene: moji.Scene, rich: bool = False) -> list[list[tuple[str, str]]]:
             words.insert(0, (piece.word, piece.word))
         words.append(tuple(wordings.PLACES[lang][piece.place] for lang in LANGUAGES))
         words.append(tuple(wordings.SIZE_WORDS[lang][piece.size] for lang in LANGUAGES))
-        if rich:
-            words.append(tuple(wordings.HEIGHTS[lang][piece.height] for lang in LANGUAGES))
-        if rich and piece.frame is not None:
+        words.append(tuple(wordings.HEIGHTS[lang][piece.height] for lang in LANGUAGES))
+        if piece.frame is not None:
             words.append(tuple(wordings.framed("", piece.frame, lang).strip() for lang in LANGUAGES))
         result.append(words)
     return result
@@ -59,26 +58,24 @@ def soft_slots(
     slots: int = NUM_SLOTS,
     ease: float = 0.0,
     language=None,
-    rich: bool = False,
 ) -> Slots:
-    """What a visual token could mean: each slot is a mixture of facts, each fact a weighted sum of its words.
+    """What a visual token could mean: each slot is a mixture of facts, each fact a weighted sum of its words; each
+    thing tells its box, too.
 
-    The words are English, Chinese or both. Every fact leads in one slot at least; which slots, is drawn.
+    The words are English, Chinese or both. Three of four scenes are laid out by place; in the others every fact leads
+    in one slot at least, and which slots, is drawn.
     ease: from 0 to 1, how much purer than that the slots are, for the beginning of training.
-    rich: of the full world; each thing tells its box, and three of four scenes are laid out by place.
     """
-    most = MAX_RICH_WORDS if rich else MAX_WORDS
-    words, weights = torch.zeros(MAX_FACTS, most, dtype=torch.long), torch.zeros(MAX_FACTS, most)
+    words, weights = torch.zeros(MAX_FACTS, MAX_WORDS, dtype=torch.long), torch.zeros(MAX_FACTS, MAX_WORDS)
     corners, boxed, called = no_boxes()
-    known = facts(scene, rich)
+    known = facts(scene)
     grid = math.isqrt(slots)
-    by_place = 0.75 if rich else 0.5
-    seen_by_place = grid * grid == slots and rng.random() < by_place * (1 - ease)
+    seen_by_place = grid * grid == slots and rng.random() < BY_PLACE * (1 - ease)
     shares = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))[rng.integers(3)]
     if language is not None and rng.random() < ease:
         shares = (1.0, 0.0) if language == LANGUAGES[0] else (0.0, 1.0)
     for f, fact in enumerate(known):
-        if rich and f > 1:
+        if f > 1:
             piece = scene.pieces[f - 2]
             edges = (piece.x, piece.y, piece.x + piece.side, piece.y + piece.side)
             corners[f] = torch.tensor(edges) / moji.SCENE_SIZE
@@ -88,10 +85,8 @@ def soft_slots(
             named = 1 + (piece.word is not None)
             # Its box alone can tell where it is and how big.
             fact = [word for k, word in enumerate(fact) if k < named or k >= named + 3 or rng.random() < 0.6]
-        elif seen_by_place and f > 1 and rng.random() < 0.5:
-            fact = fact[:1]  # the name alone: where the slot lies tells the place
         flat = [(token, shares[k]) for word in fact for k in range(2) for token in ids(word[k])]
-        tokens, share = zip(*flat[:most], strict=True)
+        tokens, share = zip(*flat[:MAX_WORDS], strict=True)
         words[f, : len(tokens)] = torch.tensor(tokens)
         weights[f, : len(tokens)] = (
             torch.tensor(share) * torch.from_numpy(rng.uniform(0.4, 1.6, len(tokens))).float()

@@ -23,6 +23,7 @@ from zvl.model.convert import convert, tile_queries
 from zvl.model.weights import read_weights
 
 RARE = 0.01  # share of the texts that say a word, up to which it is as loud as any
+COUNTS = 0.02  # over the share of the texts that say the rarest word of a thing: how often its patches count
 BOX_EDGES = 28  # numbers in which `box_code` tells a box before it turns them
 
 
@@ -221,60 +222,69 @@ def said_of_patches(
     images: int,
     patches: int,
     image_size: int,
-    boxes_too: bool = False,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """What the training texts say of each patch of the first `images` pictures, as sums of word vectors.
 
     Of a patch inside a box it is the words of the box's phrases, in both languages; of the others it is those words of
-    the captions that tell pictures apart and belong to no box (the colour of the ground, the number of things).
+    the captions that tell pictures apart and belong to no box (the colour of the ground, the number of things). A patch
+    inside a box says the box as well, by `box_code`, as loud as a rare word; common words are less loud, by the
+    logarithm of how common they are, so that names are heard.
 
-    boxes_too: a patch inside a box says the box as well, by `box_code`, as loud as a rare word, and common words are
-    less loud by the logarithm of how common they are, so that names are heard.
     row: picture -> its number; boxes in pixels of pictures of size image_size. words: (vocabulary, width).
-    Returns (images, patches, width).
+    Returns (images, patches, width), and (images, patches): how much each patch is to count where all this is learned,
+    1 for bare ground and more for things that are rarely spoken of, or the frequent ones would be all that is learned.
     """
     told, _ = _telling_words(pairs, row, images, tokenizer, 0.2)
     boxes: dict[int, dict[tuple, Tensor]] = defaultdict(dict)
+    counts: dict[int, list[float]] = defaultdict(list)
     size = words.pow(2).mean().sqrt()
     of_regions, shares_of_texts = _telling_words(regions, row, images, tokenizer, 0.6)
-    if boxes_too:
-        loud = torch.ones(len(words), 1)
-        for token, share in shares_of_texts.items():
-            loud[token] = min(1.0, math.log(share) / math.log(RARE))
-        words = words * loud
+    loud = torch.ones(len(words), 1)
+    for token, share in shares_of_texts.items():
+        loud[token] = min(1.0, math.log(share) / math.log(RARE))
+    words = words * loud
     for (number, box), ids in of_regions.items():
-        boxes[number][box] = words[sorted(ids)].sum(0)
-        if boxes_too:
-            x, y, width, height = box
-            corners = torch.tensor([x, y, x + width, y + height], dtype=torch.float32) / image_size
-            boxes[number][box] += size * box_code(corners, words.shape[1])
+        x, y, width, height = box
+        corners = torch.tensor([x, y, x + width, y + height], dtype=torch.float32) / image_size
+        boxes[number][box] = words[sorted(ids)].sum(0) + size * box_code(corners, words.shape[1])
+        counts[number].append(max(1.0, COUNTS / min((shares_of_texts[n] for n in ids), default=1.0)))
         told[number, None] = told.get((number, None), set()) - ids
     beside = torch.zeros(images, len(words))
     for (number, _), ids in told.items():
         beside[number, sorted(ids)] = 1.0
     beside = (beside - beside.mean(0)) @ words
-    said = beside[:, None].repeat(1, patches, 1)
+    said, counted = beside[:, None].repeat(1, patches, 1), torch.ones(images, patches)
     for number, phrases in boxes.items():
         shares = patch_shares(list(phrases), patches, image_size)  # (boxes, patches)
         said[number] *= (1 - shares.sum(0).clamp(max=1))[:, None]
         said[number] += shares.T @ torch.stack(list(phrases.values()))
-    return said
+        counted[number] += shares.T @ (torch.tensor(counts[number]) - 1)
+    return said, counted
 
 
-def ridge_regression(inputs: Tensor, targets: Tensor, ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
+def ridge_regression(
+    inputs: Tensor, targets: Tensor, counts: Tensor | None = None, ridge: float = 1e-3
+) -> tuple[Tensor, Tensor]:
     """Weights (inputs' width, targets' width) of least squares with a small penalty, and what they predict.
 
-    inputs, targets: (rows, width), centred by the caller. ridge: in mean squares of the inputs.
+    inputs, targets: (rows, width), centred by the caller. counts: (rows,), how much each row counts; None for all
+    alike. ridge: in mean squares of the inputs.
     """
-    gram = inputs.T @ inputs
+    counted = inputs if counts is None else counts[:, None] * inputs
+    gram = counted.T @ inputs
     gram += ridge * gram.trace() / len(gram) * torch.eye(len(gram))
-    weight = torch.linalg.solve(gram, inputs.T @ targets)
+    weight = torch.linalg.solve(gram, counted.T @ targets)
     return weight, inputs @ weight
+
+
+def _mean(rows: Tensor, counts: Tensor) -> Tensor:
+    """The mean of rows (rows, width) by counts (rows,)."""
+    return counts @ rows / counts.sum()
 
 
 @torch.no_grad()
 def align_cross_attention(
-    model, features: Tensor, said: Tensor, reach: float = 0.11, strength: float = 1.0
+    model, features: Tensor, said: Tensor, counts: Tensor, reach: float = 0.11, strength: float = 1.0
 ) -> list[float]:
     """Start the cross-attention where each query looks at a place of its own and takes in words.
 
@@ -284,26 +294,27 @@ def align_cross_attention(
     All of it is ridge regression on pre-training data alone; ours, the paper is silent.
 
     model: QFormerForPretraining whose number of queries is a square. features: (images, 1 + patches, width); said:
-    (images, patches, width of the Q-Former), from `said_of_patches` with its word embeddings. reach: the standard
-    deviation of where a query looks, in sides of the picture. strength: root mean square of what a layer adds to a
-    query, whose own is 1. Returns for each layer the share of the said's variance that its values explain.
+    (images, patches, width of the Q-Former) and counts: (images, patches), from `said_of_patches` with its word
+    embeddings. reach: the standard deviation of where a query looks, in sides of the picture. strength: root mean
+    square of what a layer adds to a query, whose own is 1. Returns for each layer the share of the said's variance that
+    its values explain.
     Raises ValueError where the queries make no square.
     """
     queries, qformer, images = model.query_tokens.shape[1], model.qformer, len(said)
     if math.isqrt(queries) ** 2 != queries:
         raise ValueError(f"{queries} queries make no square grid; give 16, 25 or 64 of them, for example")
     features = features[:images].float()
-    patches = features[:, 1:].flatten(0, 1)
-    middle = patches.mean(0)
+    patches, counts = features[:, 1:].flatten(0, 1), counts.flatten()
+    middle, centre = patches.mean(0), _mean(patches, counts)
     wanted = said.flatten(0, 1)
-    wanted = wanted - wanted.mean(0)
+    wanted = wanted - _mean(wanted, counts)
     cells, places = grid_centres(queries), grid_centres(said.shape[1])
     # -|cell - place|^2 / (2 reach^2), but for what all places share, is a product of these two.
     asks = torch.cat([2 * cells, -torch.ones(len(cells), 1)], 1) / (2 * reach**2)
     tells = torch.cat([places, places.pow(2).sum(1, keepdim=True)], 1)
     shift = tells.mean(0)
     where, _ = ridge_regression(patches - middle, (tells - shift).repeat(images, 1))
-    values, predicted = ridge_regression(patches - middle, wanted)
+    values, predicted = ridge_regression(patches - centre, wanted, counts)
     explained = float(1 - (predicted - wanted).pow(2).sum() / wanted.pow(2).sum())
     values = values * strength / predicted.pow(2).mean().sqrt()
     shares = []
@@ -326,7 +337,7 @@ def align_cross_attention(
                 rows = slice(head * size, head * size + weight.shape[1])
                 linear.weight[rows], linear.bias[rows] = weight.T * size**0.25, bias * size**0.25
         cross.attention.value.weight.copy_(values.T)
-        cross.attention.value.bias.copy_(-middle @ values)
+        cross.attention.value.bias.copy_(-centre @ values)
         cross.output.dense.weight.copy_(torch.eye(width))
         cross.output.dense.bias.zero_()
         layer.output_query.dense.weight.zero_()
@@ -357,28 +368,35 @@ def _before_cross_attention(model, image_embeds: Tensor, number: int) -> Tensor:
 
 @torch.no_grad()
 def align_projection(
-    model, features: Tensor, said: Tensor, strength: float = 3.0, mark: Tensor | None = None
+    model,
+    features: Tensor,
+    said: Tensor,
+    counts: Tensor,
+    strength: float = 3.0,
+    mark: Tensor | None = None,
 ) -> float:
     """Start the projection where its output resembles words: ridge regression from queries to word embeddings.
 
     A query should say what is said of the patches that it attends to. A large language model learns to read any
     projection; the nano one reads sums of words. Pre-training data alone; ours, the paper is silent.
 
-    features: (images, 1 + patches, width); said: (images, patches, width of the language model), from
-    `said_of_patches` with its word embeddings. strength: root mean square of the projected tokens, in that of a word
-    embedding. mark: (width of the language model,), added to every token: by it the language model tells them from
-    words. Returns the share of the targets' variance that the queries explain linearly.
+    features: (images, 1 + patches, width); said: (images, patches, width of the language model) and counts: (images,
+    patches), from `said_of_patches` with its word embeddings. strength: root mean square of the projected tokens, in
+    that of a word embedding. mark: (width of the language model,), added to every token: by it the language model tells
+    them from words. Returns the share of the targets' variance that the queries explain linearly.
     """
     embeddings = model.language_model.get_input_embeddings().weight
-    queries, targets = [], []
-    for part, told in zip(features.split(256), said.split(256), strict=True):
+    queries, targets, counted = [], [], []
+    for part, told, count in zip(features.split(256), said.split(256), counts.split(256), strict=True):
         queries.append(model.qformer_model.queries(part.float()))
         looks = model.qformer_model.cross_attention(part.float()).mean((1, 2))  # over layers and heads
         targets.append(looks[..., 1:] @ told)  # (images, queries, width)
+        counted.append((looks[..., 1:] @ count[..., None])[..., 0])  # (images, queries)
     queries, targets = torch.cat(queries).flatten(0, 1), torch.cat(targets).flatten(0, 1)
-    mean = queries.mean(0)
-    targets -= targets.mean(0)
-    weight, predicted = ridge_regression(queries - mean, targets)
+    counted = torch.cat(counted).flatten()
+    mean = _mean(queries, counted)
+    targets -= _mean(targets, counted)
+    weight, predicted = ridge_regression(queries - mean, targets, counted)
     explained = 1 - (predicted - targets).pow(2).sum() / targets.pow(2).sum()
     weight *= strength * embeddings.pow(2).mean().sqrt() / predicted.pow(2).mean().sqrt()
     model.language_projection.weight.copy_(weight.T)

@@ -1,4 +1,4 @@
-"""A rich world: every answer, expression and later turn follows from boxes, categories and pixels alone."""
+"""Every answer, expression and later turn follows from boxes, categories and pixels alone."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from zvl.data.samples import LANGUAGES
 from zvl.data.tasks import describe_turn, ground_turn, grounding_questions
 from zvl.data.world import GQA_TYPES, QUESTION_SPLITS, VQA_TYPES, WorldConfig, write_world
 
-CONFIG = WorldConfig(train_scenes=64, test_scenes=48, extra_scenes=24, seed=5, rich=True)
+CONFIG = WorldConfig(train_scenes=64, test_scenes=48, extra_scenes=24, seed=5)
 ROWS = {"train": 64, "composition": 48, "paraphrase": 48, "style": 24, "concept": 24}
 NUMBERS = {
     "en": ("zero", "one", "two", "three", "four", "five"),
@@ -171,7 +171,7 @@ def test_each_split_of_questions_has_its_pictures_and_its_wordings():
         "train": ("train", "train"), "composition": ("test", "train"), "paraphrase": ("test", "test"),
         "style": ("style", "train"), "concept": ("concept", "train"),
     }  # fmt: skip
-    assert set(VQA_TYPES) | set(GQA_TYPES) == set(questions.RICH_TYPES)
+    assert set(VQA_TYPES) | set(GQA_TYPES) == set(questions.QUESTION_TYPES)
 
 
 @pytest.mark.parametrize("split", QUESTION_SPLITS)
@@ -194,7 +194,7 @@ def test_every_answer_follows_from_boxes_and_pixels(world, pictures, split, lang
         else:
             assert answer == expected(picture, sample.question_type, question, wording), sample
     assert kinds["count"] == kinds["background"] == ROWS[split]
-    assert set(kinds) == set(questions.RICH_TYPES) - ({"read"} if split == "concept" else set())
+    assert set(kinds) == set(questions.QUESTION_TYPES) - ({"read"} if split == "concept" else set())
 
 
 @pytest.mark.parametrize("split", QUESTION_SPLITS)
@@ -298,7 +298,13 @@ def test_every_turn_of_a_dialogue_is_right_about_the_picture_that_it_is_about(
 def kind_of(question, language, wording, response, picture):
     if question in wordings.DESCRIBE[language, wording]:
         return "describe"
-    for kind in (*questions.FOLLOW_UPS, "same_ground", "which_picture", "grounded", *questions.RICH_TYPES):
+    for kind in (
+        *questions.FOLLOW_UPS,
+        "same_ground",
+        "which_picture",
+        "grounded",
+        *questions.QUESTION_TYPES,
+    ):
         if kind == "false_premise":
             continue
         try:
@@ -358,7 +364,7 @@ def test_answers_of_two_words_are_even_and_frames_come_in_all_colours():
     scenes = moji.scenes(1500, "train", 2, framed=0.4, signs=0.3, hold_out_concepts=True)
     rng, counts = np.random.default_rng(0), defaultdict(Counter)
     for scene in scenes:
-        for asked in questions.questions(scene, "en", "train", rng, questions.RICH_TYPES):
+        for asked in questions.questions(scene, "en", "train", rng, questions.QUESTION_TYPES):
             counts[asked.kind][asked.answer] += 1
     for kind in ("size", "above_below", "left_right", "existence"):
         first, second = counts[kind].values()
