@@ -87,8 +87,9 @@ def test_two_processes_train_on_the_joined_batch(tmp_path, monkeypatch):
     data, tokenizer = schedule.read(preset, run, "train"), parts.text_tokenizer(preset.parts)
     batches = pretraining.pair_batches(preset, data, tokenizer)
     first, second = batches(0, 0), batches(0, 1)
+    # Before autocast, which would keep its copies of the weights from before they are aligned.
+    model = schedule.new_qformer(preset, preset.pretraining.loop.seed, data)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        model = schedule.new_qformer(preset, preset.pretraining.loop.seed)
         joined = {name: torch.cat([first[name], second[name]]) for name in ("image_embeds", "image_ids")}
         width = max(first["input_ids"].shape[1], second["input_ids"].shape[1])
         for name in ("input_ids", "text_mask"):
