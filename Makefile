@@ -57,7 +57,7 @@ notebooks: $(STAMP)
 		cp "$$f" "$$(find notebooks -name "$$(basename "$$f")" -not -path '*checkpoints*')"; done
 	$(BIN)/$(STRIP) $$(find notebooks -name '*.ipynb' -not -path '*checkpoints*')
 
-# The schedule for five seeds, an hour and a half on two cores: how much of a figure is luck.
+# The schedule for five seeds, some three hours on two cores: how much of a figure is luck.
 seeds: $(STAMP)
 	$(BIN)/zvl seeds
 
