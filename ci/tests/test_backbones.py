@@ -11,6 +11,7 @@ from zvl.data import moji, wordings
 from zvl.data.samples import LANGUAGES
 from zvl.model import backbones
 from zvl.training import reading
+from zvl.training.aligned import BOX_EDGES, box_code, box_edges
 from zvl.training.backbones import (
     NAME_CODE,
     clip_batch,
@@ -25,7 +26,6 @@ from zvl.training.backbones import (
     region_words,
 )
 from zvl.training.slots import NUM_SLOTS, place_mixing, soft_slots
-from zvl.training.starts import BOX_EDGES, box_code, box_edges
 
 FILES = {"clip": "model.safetensors", "llm": "model.safetensors", "tokenizer": "tokenizer.json"}
 

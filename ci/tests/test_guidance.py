@@ -9,9 +9,9 @@ import torch
 from zvl.data import moji
 from zvl.model import backbones
 from zvl.training import reading
+from zvl.training.aligned import BOX_EDGES, box_code, rotation
 from zvl.training.guidance import GUIDE_WEIGHT, carry_boxes, guidance, looks
 from zvl.training.slots import soft_slots
-from zvl.training.starts import BOX_EDGES, box_code, rotation
 
 
 @pytest.fixture(scope="module")

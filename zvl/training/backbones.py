@@ -19,6 +19,7 @@ from zvl.data.drawing import BACKGROUNDS, FRAMES
 from zvl.data.pixels import to_pixels
 from zvl.data.samples import LANGUAGES
 from zvl.model.backbones import WIDTH, BilingualClip, new_llm, train_tokenizer
+from zvl.training.aligned import BOX_EDGES, box_edges, patch_shares
 from zvl.training.guidance import carry_boxes
 from zvl.training.loop import LoopConfig, train
 from zvl.training.reading import (
@@ -32,7 +33,6 @@ from zvl.training.reading import (
     reading_batch,
     reading_loss,
 )
-from zvl.training.starts import BOX_EDGES, box_edges, patch_shares
 
 LOOKUP = (  # each finds one thing by another
     "where", "ground", "refer", "existence", "left_right", "above_below", "size", "frame", "bigger", "false_premise",

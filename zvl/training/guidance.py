@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from zvl.training.starts import BOX_EDGES, rotation
+from zvl.training.aligned import BOX_EDGES, rotation
 
 GUIDE_WEIGHT = 0.3
 HEADS = 2  # guided heads of each layer; the second layer's look at the first and the last thing that a question names

@@ -38,7 +38,7 @@ from zvl.data.teacher import Teacher
 from zvl.data.wordings import QUESTIONS
 from zvl.data.world import QUESTION_SPLITS, write_world
 from zvl.model import backbones, parts
-from zvl.training import feature_store, loop, sight, stages, starts
+from zvl.training import aligned, feature_store, loop, sight, stages, starts
 from zvl.training import features as feature_writer
 from zvl.training.feature_store import Features, open_features
 from zvl.training.sight import LiveFeatures
@@ -192,11 +192,11 @@ def _located(samples: Iterable[Sample], wordings: Sequence[str]) -> Iterator[Sam
 
 
 def said_of_pictures(data: Data, words: Tensor, images: int, tokenizer=None) -> tuple[Tensor, Tensor]:
-    """`starts.said_of_patches` for the first `images` pictures of a split; words: (vocabulary, width) of the tokenizer,
-    by default the tutorial's.
+    """`aligned.said_of_patches` for the first `images` pictures of a split; words: (vocabulary, width) of the
+    tokenizer, by default the tutorial's.
     """
     images, patches = min(images, len(data.images)), data.features.shape[1] - 1
-    return starts.said_of_patches(
+    return aligned.said_of_patches(
         data.row,
         data.pairs,
         data.regions,
@@ -249,6 +249,6 @@ def inputs(preset: Preset, run: Path, *parts: str) -> dict:
         "world": world(preset, run) / "world.json",
         "backbones": [folder / part / "model.safetensors" for part in ("clip", *parts)],
         "tokenizer": folder / "tokenizer" / "tokenizer.json",
-        "code": stages.code_version(zvl.data, zvl.model, loop, stages, starts),
+        "code": stages.code_version(zvl.data, zvl.model, loop, stages, starts, aligned),
         "material": Path(__file__),
     }

@@ -23,12 +23,10 @@ from zvl.evaluation import retrieval
 from zvl.model import backbones, chat, parts
 from zvl.model.objectives import QFormerForPretraining
 from zvl.model.tokenizers import caption_ids
-from zvl.training import contrast, loop, material, own, sharded, sight, stages, starts, watch
+from zvl.training import aligned, contrast, loop, material, own, sharded, sight, stages, starts, watch
 from zvl.training.feature_store import Features
 from zvl.training.material import Data, caption_limit, new_vision, read
 from zvl.training.sight import LiveFeatures
-
-ALIGNED_PICTURES = 2048  # how many tell where queries look and what they take in at first
 
 
 def new_qformer(preset: Preset, seed: int = 0, data: Data | None = None) -> QFormerForPretraining:
@@ -36,7 +34,7 @@ def new_qformer(preset: Preset, seed: int = 0, data: Data | None = None) -> QFor
     FFNs (as BLIP-2 starts from BERT); cross-attention and queries are new. See `starts.initialise` for other starts.
 
     data: training data for the start "aligned": what is said of its pictures tells where each query looks and what it
-    takes in (`starts.align_cross_attention`). Without data that start is "text tower".
+    takes in (`aligned.align_cross_attention`). Without data that start is "text tower".
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -50,8 +48,8 @@ def new_qformer(preset: Preset, seed: int = 0, data: Data | None = None) -> QFor
     if preset.parts.start == "aligned" and data is not None:
         words = model.qformer.embeddings.word_embeddings.weight.detach()
         tokenizer = parts.text_tokenizer(preset.parts)
-        said, counts = material.said_of_pictures(data, words, ALIGNED_PICTURES, tokenizer)
-        starts.align_cross_attention(model, data.features[: len(said)], said, counts)
+        said, counts = material.said_of_pictures(data, words, aligned.PICTURES, tokenizer)
+        aligned.align_cross_attention(model, data.features[: len(said)], said, counts)
     return model
 
 

@@ -21,9 +21,9 @@ from zvl.data import boxes, moji, questions, wordings
 from zvl.data.samples import LANGUAGES
 from zvl.model.backbones import SPECIAL_TOKENS
 from zvl.model.chat import BOT, HUMAN, IGNORED, IMAGE, spaced
+from zvl.training.aligned import box_code
 from zvl.training.guidance import GUIDE_WEIGHT, guidance, looks
 from zvl.training.slots import MAX_FACTS, MAX_WORDS, NUM_SLOTS, Slots, no_boxes, soft_slots
-from zvl.training.starts import box_code
 
 TOLD_WEIGHT = 0.1  # of the descriptions' own tokens in the loss: there are many, and answers are what matters
 DETAIL_WEIGHT = 0.3  # of descriptions that are answers

@@ -23,7 +23,7 @@ from zvl.data.samples import LANGUAGES, Sample
 from zvl.data.wordings import DESCRIBE
 from zvl.model import backbones, chat, parts
 from zvl.model.visual import ZiyaVisualForConditionalGeneration
-from zvl.training import loop, material, own, pretraining, stages, starts
+from zvl.training import aligned, loop, material, own, pretraining, stages
 from zvl.training.material import Data, bar, bmmic, new_vision, read, said_of_pictures, teacher, world
 from zvl.training.own import read_own
 from zvl.training.pretraining import new_qformer, pretrain
@@ -62,9 +62,9 @@ def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGe
     def build(path: Path) -> None:
         data = read(preset, run, "train")
         words = model.language_model.get_input_embeddings().weight.detach()
-        said, counts = said_of_pictures(data, words, 2048, tokenizer)
+        said, counts = said_of_pictures(data, words, aligned.PICTURES, tokenizer)
         mark = words[model.config.image_token_id]
-        explained = starts.align_projection(model, data.features[: len(said)], said, counts, mark=mark)
+        explained = aligned.align_projection(model, data.features[: len(said)], said, counts, mark=mark)
         save_file(dict(model.language_projection.state_dict()), str(path / "projection.safetensors"))
         (path / "explained.json").write_text(json.dumps(explained), encoding="utf8")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zvl.data import moji, wordings
 from zvl.data.samples import LANGUAGES
-from zvl.training.starts import patch_shares
+from zvl.training.aligned import patch_shares
 
 NUM_SLOTS = 16  # as many as the nano model has queries
 BY_PLACE = 0.75  # share of the scenes whose slots each look at a place of their own
