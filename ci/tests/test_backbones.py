@@ -87,6 +87,9 @@ def test_shipped_backbones_are_trained():
     llm = backbones.load_llm()
     score = reading.reading_quality(llm, tokenizer, scenes=30)
     assert np.mean([value for name, value in score.items() if name.startswith("soft")]) > 0.7, score
+    told = reading.description_quality(llm, tokenizer, scenes=40)
+    assert min(told[f"{lang}/recall"] for lang in LANGUAGES) > 0.7, told
+    assert max(told[f"{lang}/repeats"] for lang in LANGUAGES) < 0.3, told
 
 
 def test_region_weights_are_the_share_of_each_patch_that_a_piece_covers():
@@ -262,6 +265,49 @@ def test_rows_told_in_words_are_asked_nothing_about_boxes(tokenizer, monkeypatch
         for line, soft in zip(batch["input_ids"], batch["soft"], strict=True):
             assert soft or "),(" not in tokenizer.decode(line), "no box stands in these descriptions"
     assert torch.equal(batch["answer"] > 0, batch["answer"].bool() & (batch["labels"] != -100))
+
+
+def test_with_no_kinds_each_row_asks_for_a_description_alone(tokenizer, monkeypatch):
+    monkeypatch.setattr(reading, "scene_pool", lambda *_, **__: drawn_scenes(50))
+    batch = reading.reading_batch(reading.TextIds(tokenizer), 1, 16, 0, kinds=())
+    assert set(batch["answer"].unique().tolist()) == {0, 2}, "no short answers"
+    assert int(batch["turn"].max()) == 1
+    said = [
+        tokenizer.decode(line[kind == 2])
+        for line, kind in zip(batch["input_ids"], batch["answer"], strict=True)
+    ]
+    assert all(text.strip().endswith("</s>") and len(text) > 5 for text in said)
+    model = backbones.new_llm(len(tokenizer)).eval()
+    loss, metrics = reading.reading_loss(model, batch)
+    with torch.no_grad():
+        logits = model(inputs_embeds=reading.embed_text(model, batch)).logits[:, :-1]
+    losses = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), batch["labels"][:, 1:], reduction="none", ignore_index=-100
+    )
+    kind, told = batch["answer"][:, 1:], batch["labels"][:, 1:] != -100
+    expected = losses[kind == 2].mean() + reading.GUIDE_WEIGHT * metrics["guidance"]
+    if bool((told & (kind == 0)).any()):
+        expected = expected + reading.TOLD_WEIGHT * losses[told & (kind == 0)].mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4, msg="descriptions alone count whole")
+
+
+def test_description_quality_reads_the_models_own_words(tokenizer, monkeypatch):
+    """A model that says a right name, the same again and a wrong one, whatever the slots."""
+    scene = moji.Scene(
+        "x", "red", 0, (moji.Piece(3, "openmoji", 0, 0, 30), moji.Piece(9, "twemoji", 60, 60, 20))
+    )
+    monkeypatch.setattr(reading.moji, "scenes", lambda *_, **__: [scene, scene])
+    names = [moji.concepts()[number].names for number in (3, 3, 7)]
+    texts = {
+        lang: (", a " if lang == "en" else "、").join(name[lang] for name in names) for lang in LANGUAGES
+    }
+    said = iter(texts[lang] for lang in LANGUAGES)
+    model = backbones.new_llm(len(tokenizer)).eval()
+    model.generate = lambda inputs_embeds, **_: torch.tensor([tokenizer(next(said))["input_ids"]] * 2)
+    found = reading.description_quality(model, tokenizer, scenes=2)
+    for lang in LANGUAGES:
+        assert found[f"{lang}/recall"] == 0.5 and found[f"{lang}/precision"] == 0.5
+        assert found[f"{lang}/repeats"] == pytest.approx(1 / 3) and found[f"{lang}/exact"] == 0
 
 
 def test_place_loss_is_zero_only_where_every_patch_tells_its_own_row_and_column():

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from zvl.evaluation.captioning import cider, words
+from zvl.evaluation.captioning import cider, named_things, naming_figures, words
 
 ENGLISH = [
     ["a dog and a cat.", "a cat and a dog.", "The dog sits beside a cat."],
@@ -72,3 +72,21 @@ def test_what_cannot_be_counted_is_refused():
         cider(["a"], [["a"]], "en")
     with pytest.raises(ValueError, match=r"rows \[1\] have no references"):
         cider(["a", "b"], [["a"], []], "en")
+
+
+def test_longer_names_hide_shorter_ones_and_signs_say_no_names():
+    english, chinese = {1: "bear", 2: "teddy bear", 3: "ant"}, {1: "熊", 2: "泰迪熊", 3: "蚂蚁"}
+    text = 'A teddy bear, a bear, a bear, an elephant and a sign that says "bear".'
+    assert named_things(text, english, "en") == Counter({1: 2, 2: 1})
+    assert named_things("泰迪熊、泰迪熊和写着“熊”的牌子。", chinese, "zh") == Counter({2: 2})
+
+
+def test_naming_figures_by_hand():
+    named = [Counter({1: 3, 2: 1}), Counter({5: 1}), Counter()]
+    found = naming_figures(named, [{1, 4}, {5}, {6}])
+    assert found == {"recall": 2 / 4, "precision": 2 / 3, "repeats": 2 / 5, "exact": 1 / 3}
+    assert naming_figures([Counter()], [{1}])["precision"] == 0.0
+    with pytest.raises(ValueError, match="2 descriptions of 1 pictures"):
+        naming_figures(named[:2], [{1}])
+    with pytest.raises(ValueError, match="in no picture"):
+        naming_figures([Counter()], [set()])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zvl.data import moji
+from zvl.data import moji, questions
 from zvl.model import backbones
 from zvl.training import reading
 from zvl.training.aligned import BOX_EDGES, box_code, rotation
@@ -28,15 +28,16 @@ def batch(tokenizer):
         language = ("en", "zh")[rng.integers(2)]
         asked = reading._turns(scene, language, rng, reading.KINDS[:-1], 4, True, 0.0)
         asked.append(reading.ground_question(scene, language, rng))
+        asked.insert(int(rng.integers(3)), questions.describe(scene, language, "train", rng))
         slots = soft_slots(scene, ids, rng) if rng.random() < 0.8 else None
         prefix = [reading.IMAGE_ID] * 16 if slots is not None else ids("a house")
         rows.append(reading.Asked(prefix, asked, slots))
     return reading.collate_text(rows, ids, rng, 0.3)
 
 
-def by_loops(matching, asking, batch):
+def by_loops(matching, asking, naming, batch):
     """The same, one word at a time."""
-    start, first, second = int(batch["start"]), [], []
+    start, first, second, third, before = int(batch["start"]), [], [], [], []
     for row in range(len(batch["soft"])):
         if not batch["soft"][row]:
             continue
@@ -59,35 +60,47 @@ def by_loops(matching, asking, batch):
             for head, fact in enumerate((facts[0], facts[-1]) if facts else ()):
                 there = [k for k, f in asked.items() if f == fact]
                 second.append(-math.log(max(float(asking[row, head, at, there].sum()), 1e-6)))
-    return sum(first) / len(first) + (sum(second) / len(second) if second else 0.0)
+        told = {at: fact for at, fact in fact_at.items() if kind[at] == 2}
+        for at, fact in told.items():
+            if told.get(at - 1) == fact:
+                continue
+            purity = mixing[:, fact] / mixing[:, fact].max()
+            for head in (0, 1):
+                seen = (naming[row, head, at - 1, start : start + 16] * purity).sum()
+                third.append(-math.log(max(float(seen), 1e-6)))
+            earlier = [k for k in told if k < at and turn[k] == turn[at]]
+            if earlier:
+                before.append(-math.log(max(float(asking[row, 0, at - 1, earlier].sum()), 1e-6)))
+    return sum(sum(part) / len(part) for part in (first, second, third, before) if part)
 
 
 def test_guidance_is_what_loops_over_words_say(batch):
     rows, length = batch["input_ids"].shape
-    matching, asking = (torch.rand(rows, 6, length, length).softmax(-1) for _ in range(2))
-    assert float(guidance(matching, asking, batch)) == pytest.approx(
-        by_loops(matching, asking, batch), rel=1e-4
-    )
+    attention = [torch.rand(rows, 6, length, length).softmax(-1) for _ in range(3)]
+    assert float(guidance(*attention, batch)) == pytest.approx(by_loops(*attention, batch), rel=1e-4)
 
 
-def test_each_question_counts_as_one_however_long_its_answer(batch, tokenizer):
+def test_each_question_counts_as_one_however_long_its_answer_and_boxes_as_four(batch, tokenizer):
     model = backbones.new_llm(len(tokenizer)).eval()
     with torch.no_grad():
         loss, metrics = reading.reading_loss(model, batch)
         embeds = reading.embed_text(model, batch)
         with looks(model) as attention:
             logits = model(inputs_embeds=embeds).logits[:, :-1]
-    assert len(attention) == 2
+    assert len(attention) == 3
     losses = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2), batch["labels"][:, 1:], reduction="none", ignore_index=-100
     )
     kind, turn, told = batch["answer"][:, 1:], batch["turn"][:, 1:], batch["labels"][:, 1:] != -100
-    questions = [
-        losses[row, (kind[row] == 1) & (turn[row] == number)].mean()
-        for row in range(len(turn))
-        for number in set(turn[row, kind[row] == 1].tolist())
-    ]
-    expected = torch.stack(questions).mean() + GUIDE_WEIGHT * metrics["guidance"]
+    weights, means = [], []
+    for row in range(len(turn)):
+        for number in set(turn[row, kind[row] == 1].tolist()):
+            here = (kind[row] == 1) & (turn[row] == number)
+            boxed = "(" in tokenizer.decode(batch["labels"][row, 1:][here])
+            weights.append(4.0 if boxed else 1.0)
+            means.append(weights[-1] * losses[row, here].mean())
+    assert {1.0, 4.0} == set(weights)
+    expected = torch.stack(means).sum() / sum(weights) + GUIDE_WEIGHT * metrics["guidance"]
     for number, weight in ((0, reading.TOLD_WEIGHT), (2, reading.DETAIL_WEIGHT)):
         if bool((told & (kind == number)).any()):
             expected = expected + weight * losses[told & (kind == number)].mean()
@@ -101,7 +114,7 @@ def test_ordinary_text_and_rows_without_slots_are_not_guided(batch, tokenizer):
     assert set(reading.reading_loss(model, reading.ordinary_batch(ids, 0, 2, 0, 12))[1]) == {"ordinary"}
     rows, length = batch["input_ids"].shape
     attention = torch.rand(rows, 6, length, length).softmax(-1)
-    assert guidance(attention, attention, batch | {"soft": torch.zeros(rows, dtype=torch.bool)}) is None
+    assert guidance(*[attention] * 3, batch | {"soft": torch.zeros(rows, dtype=torch.bool)}) is None
 
 
 def test_guided_heads_carry_the_code_of_a_box_in_directions_of_their_own(tokenizer):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -52,3 +53,41 @@ def cider(
     truths = {number: [words(text, language) for text in texts] for number, texts in enumerate(references)}
     mean, scores = Cider().compute_score(truths, results)
     return float(mean), np.asarray(scores)
+
+
+def named_things(text: str, names: Mapping[int, str], language: str) -> Counter[int]:
+    """The things that a text names, and how often. What a sign says, in quotation marks, is no thing.
+
+    names: number of a thing -> its name in the text's language. Long names are looked for first: a teddy bear (泰迪熊)
+    is no bear (熊).
+    """
+    text, found = re.sub('"[^"]*"|“[^”]*”', "", text.lower()), Counter()
+    for thing in sorted(names, key=lambda thing: -len(names[thing])):
+        name = re.escape(names[thing].lower())
+        text, times = re.subn(rf"\b{name}\b" if language == "en" else name, "_", text)
+        found += Counter({thing: times})
+    return found
+
+
+def naming_figures(named: Sequence[Mapping[int, int]], there: Sequence[Set[int]]) -> dict[str, float]:
+    """How well descriptions name what is there: counts of `named_things` beside the things of each picture.
+
+    Returns recall (the share of what is there that is named), precision (the share of the named that is there, each
+    counted once), repeats (of all names said, those said again) and exact (descriptions that name all and nothing
+    else). Raises ValueError for unequal numbers, and where nothing is there.
+    """
+    if len(named) != len(there):
+        raise ValueError(
+            f"naming_figures: {len(named)} descriptions of {len(there)} pictures; one each is needed"
+        )
+    if not any(there):
+        raise ValueError("naming_figures: in no picture is anything to be named")
+    hits = sum(len(things & found.keys()) for found, things in zip(named, there, strict=True))
+    once, all_said = sum(map(len, named)), sum(sum(found.values()) for found in named)
+    exact = [found.keys() == things for found, things in zip(named, there, strict=True)]
+    return {
+        "recall": hits / sum(map(len, there)),
+        "precision": hits / max(1, once),
+        "repeats": (all_said - once) / max(1, all_said),
+        "exact": sum(exact) / len(exact),
+    }

@@ -340,10 +340,12 @@ def train_llm(
     folder=None,
     soft: float = 0.9,
     start=None,
+    descriptions: bool = False,
 ):
     """A LLaMA trained on text alone; every 16th batch is ordinary text. Returns it with the history.
 
     start: a LLaMA to go on with, past the curriculum; None for a new one. soft: share of the rows in soft slots.
+    descriptions: every other batch asks for them alone. In between is too little to learn to name each thing once.
     """
     if start is None:
         with torch.random.fork_rng(devices=[]):
@@ -362,8 +364,13 @@ def train_llm(
         if number % 16 == 15:
             return ordinary_batch(ids, number, batch_size // 2, config.seed)
         done = 1.0 if start is not None else number / (config.steps * config.accumulation)
-        if number % 3:  # two batches of three only ask to look things up, the hardest to learn
-            ease = (0.6, 0.3, 0.0)[number // 3 % 3]
+        if descriptions and number % 2 == 0:
+            return reading_batch(ids, 2 * 10**6 + number, batch_size, config.seed, soft=soft, kinds=())
+        mixed = number // 4 if descriptions else number // 3  # main batches up to this one
+        if (
+            number % 4 == 1 if descriptions else number % 3
+        ):  # only asks to look things up, the hardest to learn
+            ease = (0.6, 0.3, 0.0)[mixed % 3]
             return reading_batch(
                 ids,
                 10**6 + number,
@@ -374,7 +381,7 @@ def train_llm(
                 ease=ease,
                 kinds=LOOKUP,
             )
-        large, part = divmod(number, 4)  # four batches are drawn as one and cut by length
+        large, part = divmod(mixed, 4)  # four batches are drawn as one and cut by length
         if large not in kept:
             kept.clear()
             ease = 1.0 if done < 0.15 else 0.3 if done < 0.3 else 0.0

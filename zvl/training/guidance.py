@@ -2,7 +2,8 @@
 
 Whether a thing is big, or left of another, is told in the slots that show it. Answering takes two looks: from the word
 in the question to these slots, and from the answer to the word. Left alone, a tiny model had found neither after
-6,000 steps of mixed questions; told where to look it finds both within a hundred. Large models bring them along.
+6,000 steps of mixed questions; told where to look it finds both within a hundred. Describing takes two as well: at what
+has been named, and at what is named next; left alone, it named the same things again. Large models bring them along.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from torch import Tensor
 from zvl.training.aligned import BOX_EDGES, rotation
 
 GUIDE_WEIGHT = 0.3
+ANSWER, DESCRIPTION = 1, 2  # what a label belongs to, in `reading.collate_text`
+GUIDED = 3  # layers
 HEADS = 2  # guided heads of each layer; the second layer's look at the first and the last thing that a question names
 
 
 @contextmanager
 def looks(model) -> Iterator[list[Tensor]]:
-    """Collects the first two layers' attention (batch, heads, length, length) to what is run within; eager only."""
+    """Collects the first layers' attention (batch, heads, length, length) to what is run within; eager only."""
     found: list[Tensor] = []
     hooks = [
         layer.self_attn.register_forward_hook(lambda _, __, output: found.append(output[1]))
-        for layer in model.model.layers[:2]
+        for layer in model.model.layers[:GUIDED]
     ]
     try:
         yield found
@@ -34,13 +37,15 @@ def looks(model) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def guidance(matching: Tensor, asking: Tensor, batch: dict[str, Tensor]) -> Tensor | None:
-    """How far guided heads look past what they should look at, as a mean negative logarithm; None where nothing is
-    asked about a thing in slots.
+def guidance(matching: Tensor, asking: Tensor, naming: Tensor, batch: dict[str, Tensor]) -> Tensor | None:
+    """How far guided heads look past what they should look at, as a mean negative logarithm for each of the looks;
+    None where nothing in slots is spoken of.
 
-    matching, asking: attention of the first and the second layer, (batch, heads, length, length). The first layer, at
-    a word that names one thing alone, should look at the slots that show it, the purer the better; the second, at the
-    states that say an answer, at the words of the first and of the last thing named in their question.
+    matching, asking, naming: attention of the first three layers, (batch, heads, length, length). The first, at a word
+    that names one thing alone, should look at the slots that show it, the purer the better. The second, at the states
+    that say an answer, should look at the words of the first and of the last thing named in their question; one head of
+    it, at a state that begins a name in a description, at all that has been named there before. There the third should
+    look at the slots that show what is named next.
     batch: of `reading.collate_text`.
     """
     soft, start = batch["soft"], int(batch["start"])
@@ -53,22 +58,40 @@ def guidance(matching: Tensor, asking: Tensor, batch: dict[str, Tensor]) -> Tens
     if not bool(named.any()):
         return None
     purity = mixing / mixing.amax(-1, keepdim=True).clamp(min=1e-6)
-    slots = torch.einsum("rlf,rfs->rls", names.to(purity), purity)[named]  # (words, slots)
-    seen = matching[soft][:, :HEADS, end:, start:end].transpose(1, 2)[named]  # (words, heads, slots)
-    loss = _missed(seen, slots[:, None])
+
+    def at_slots(attention: Tensor, facts: Tensor) -> Tensor:
+        """How far they miss the slots of what `facts` (rows, length, facts) say, where they say any."""
+        states = facts.any(-1)
+        wanted = torch.einsum("rlf,rfs->rls", facts.to(purity), purity)[states]  # (states, slots)
+        seen = attention[soft][:, :HEADS, end:, start:end].transpose(1, 2)[states]  # (states, heads, slots)
+        return _missed(seen, wanted[:, None])
+
+    def among_words(attention: Tensor, heads: int, states: Tensor) -> Tensor:
+        return attention[soft][:, :heads, end:, end:].transpose(1, 2)[states]  # (states, heads, length)
+
+    loss = at_slots(matching, names)
+    same = turn[:, :, None] == turn[:, None]  # (rows, length, length)
     says = torch.zeros_like(named)  # the state before a token is the one that says it
-    says[:, :-1] = (kind[:, 1:] == 1) & (turn[:, 1:] == turn[:, :-1])
-    asked = (turn[:, :, None] == turn[:, None])[..., None] & (names & (kind == 0)[..., None])[:, None]
-    says &= asked.any((2, 3))  # asked: (rows, length, length, facts)
-    if not bool(says.any()):
-        return loss
-    asked = asked[says].to(purity)  # (states, length, facts)
-    order = torch.arange(1.0, asked.shape[1] + 1, device=asked.device)
-    there = asked.amax(2)
-    ends = [(there * weight).argmax(1) for weight in (order.flip(0), order)]
-    wanted = [(asked * asked[torch.arange(len(asked)), at][:, None]).amax(2) for at in ends]
-    seen = asking[soft][:, :HEADS, end:, end:].transpose(1, 2)[says]  # (states, heads, length)
-    return loss + _missed(seen, torch.stack(wanted, 1))
+    says[:, :-1] = (kind[:, 1:] == ANSWER) & (turn[:, 1:] == turn[:, :-1])
+    asked = same[..., None] & (names & (kind == 0)[..., None])[:, None]  # (rows, length, length, facts)
+    says &= asked.any((2, 3))
+    if bool(says.any()):
+        asked = asked[says].to(purity)  # (states, length, facts)
+        order = torch.arange(1.0, asked.shape[1] + 1, device=asked.device)
+        there = asked.amax(2)
+        ends = [(there * weight).argmax(1) for weight in (order.flip(0), order)]
+        wanted = [(asked * asked[torch.arange(len(asked)), at][:, None]).amax(2) for at in ends]
+        loss = loss + _missed(among_words(asking, HEADS, says), torch.stack(wanted, 1))
+    told = names & (kind == DESCRIPTION)[..., None]
+    begins = torch.zeros_like(told)
+    begins[:, :-1] = told[:, 1:] & ~told[:, :-1]  # states that say the first token of a name
+    if bool(begins.any()):
+        loss = loss + at_slots(naming, begins)
+        before = (same & told.any(-1)[:, None]).tril()  # what was named up to here
+        states = begins.any(-1) & before.any(-1)
+        if bool(states.any()):
+            loss = loss + _missed(among_words(asking, 1, states), before[states].to(purity)[:, None])
+    return loss
 
 
 def _missed(seen: Tensor, wanted: Tensor) -> Tensor:

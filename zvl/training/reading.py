@@ -19,20 +19,23 @@ from torch.nn import functional as F
 
 from zvl.data import boxes, moji, questions, wordings
 from zvl.data.samples import LANGUAGES
+from zvl.evaluation import captioning
 from zvl.model.backbones import SPECIAL_TOKENS
 from zvl.model.chat import BOT, HUMAN, IGNORED, IMAGE, spaced
 from zvl.training.aligned import box_code
-from zvl.training.guidance import GUIDE_WEIGHT, guidance, looks
+from zvl.training.guidance import ANSWER, DESCRIPTION, GUIDE_WEIGHT, guidance, looks
 from zvl.training.slots import MAX_FACTS, MAX_WORDS, NUM_SLOTS, Slots, no_boxes, soft_slots
 
 TOLD_WEIGHT = 0.1  # of the descriptions' own tokens in the loss: there are many, and answers are what matters
-DETAIL_WEIGHT = 0.3  # of descriptions that are answers
+DETAIL_WEIGHT = 0.3  # of descriptions beside other answers
 KINDS = (*questions.QUESTION_TYPES, "where", "ground")
 BOXED = ("refer", "ground")  # only slots tell boxes
 OFTEN = {  # how much more often than others a kind is asked: what is rarer in scenes, and what takes longest to learn
     "read": 4, "refer": 4, "left_right": 4, "above_below": 4, "ground": 4, "size": 3, "frame": 3, "bigger": 3,
     "false_premise": 3, "existence": 2, "count": 2, "background": 0.5,
 }  # fmt: skip
+BOX_WEIGHT = 4.0  # of a question whose answer is a box: many numbers, and each has to be right
+BOX_ANSWERS = ("ground", "it_box")
 LONG = ("detail", "describe", "grounded")  # answers that are descriptions
 BY_TOKEN = ("input_ids", "labels", "answer", "turn", "share")
 IMAGE_ID = SPECIAL_TOKENS.index(IMAGE)
@@ -162,7 +165,7 @@ def reading_batch(
     A share `soft` of the rows is told in soft slots, the others in words, in either language. `ease` above 0.5 leaves
     scenes of one or two pieces, above 0 of three: looking up is learned on short descriptions first.
     In the main batches (kinds KINDS) come descriptions in detail, lists of boxes and dialogues with "it" too, and kinds
-    as often as OFTEN says.
+    as often as OFTEN says. With no kinds at all, each row asks for a description and nothing else.
     Returns what `collate_text` returns.
     """
     rng = np.random.default_rng([seed, step, 11])
@@ -189,6 +192,8 @@ def reading_batch(
 
 def _turns(scene, language, rng, kinds, turns, soft, ease) -> list[questions.Question]:
     """What is asked in one row; boxes only of soft rows, which tell them."""
+    if not kinds:
+        return []
     if kinds == KINDS and (form := rng.random()) < 0.3:
         if form < 0.12:
             return [detail(scene, language, rng)]
@@ -216,8 +221,9 @@ def collate_text(
     Returns input_ids, labels and answer (batch, length), the last telling which labels are answers (1) and which of
     them describe everything (2); soft (batch,); words and word_weights (batch, 7, words), mixing (batch, slots, 7),
     corners (batch, 7, 4), boxed (batch, 7), noise and scale (batch, 1, 1); the scalars start (position of the first
-    slot) and seed; and for `guidance` and a loss in which each question counts as one: called (batch, 7, 12), turn
-    (batch, length), which question a token belongs to from 1 on, and share (batch, length), 1 over the answer's length.
+    slot) and seed; and for `guidance` and a loss in which each question counts as one, boxes as four: called
+    (batch, 7, 12), turn (batch, length), which question a token belongs to from 1 on, and share (batch, length), the
+    question's weight over its answer's length.
     """
     opening, lines, labels, answers, turns, shares = [1, *ids(HUMAN)], [], [], [], [], []
     for row in rows:
@@ -228,9 +234,10 @@ def collate_text(
             prompt = ([] if number == 0 else ids(HUMAN)) + ids(turn.question) + ids(BOT)
             answer = [*ids(turn.answer), 2]
             line, label = line + prompt + answer, label + [IGNORED] * len(prompt) + answer
-            is_answer += [0] * len(prompt) + [2 if turn.kind in LONG else 1] * len(answer)
+            is_answer += [0] * len(prompt) + [DESCRIPTION if turn.kind in LONG else ANSWER] * len(answer)
             turn_of += [number + 1] * (len(prompt) + len(answer))
-            share += [0] * len(prompt) + [1 / len(answer)] * len(answer)
+            weight = BOX_WEIGHT if turn.kind in BOX_ANSWERS else 1.0
+            share += [0] * len(prompt) + [weight / len(answer)] * len(answer)
         lines.append(line)
         labels.append(label)
         answers.append(is_answer)
@@ -340,10 +347,11 @@ def reading_loss(model, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
     if "soft" not in batch:
         return losses.mean(), {"ordinary": losses.detach().mean()}
     kind = batch["answer"][:, 1:][wanted]
-    answer = kind == 1
+    answer = kind == ANSWER
     share = answer * batch["share"][:, 1:][wanted]
     loss = (losses * share).sum() / share.sum().clamp(min=1e-6)
-    for number, weight in ((0, TOLD_WEIGHT), (2, DETAIL_WEIGHT)):
+    detail = DETAIL_WEIGHT if bool(answer.any()) else 1.0
+    for number, weight in ((0, TOLD_WEIGHT), (DESCRIPTION, detail)):
         if bool((kind == number).any()):
             loss = loss + weight * losses[kind == number].mean()
     right = (logits.detach().argmax(-1) == target[wanted]).float()
@@ -403,6 +411,30 @@ def reading_quality(model, tokenizer, scenes: int = 600, seed: int = 1) -> dict[
                     right.setdefault(row.turns[0].kind, []).append(float(hit))
             for kind, hits in right.items():
                 result[f"{form}/{language}/{kind}"] = sum(hits) / len(hits)
+    return result
+
+
+@torch.no_grad()
+def description_quality(model, tokenizer, scenes: int = 60, seed: int = 3) -> dict[str, float]:
+    """How test combinations, told in 16 soft slots, are described when training's first wording asks; greedy.
+
+    Keys `{en,zh}/{recall,precision,repeats,exact}`: `captioning.naming_figures` of the things, signs left out.
+    """
+    ids, result = TextIds(tokenizer), {}
+    pool = moji.scenes(scenes, "test", seed, min_pieces=2)
+    there = [{piece.concept for piece in scene.pieces if piece.word is None} for scene in pool]
+    for language in LANGUAGES:
+        rng = np.random.default_rng(seed)
+        asked = questions.Question("describe", language, wordings.DESCRIBE[language, "train"][0], "")
+        rows = [Asked([IMAGE_ID] * NUM_SLOTS, [asked], soft_slots(scene, ids, rng)) for scene in pool]
+        prompts = embed_text(model, collate_text(rows, ids))[:, :-1]  # all but the end of the empty answer
+        mask = torch.ones(prompts.shape[:2], dtype=torch.long)
+        said = model.generate(inputs_embeds=prompts, attention_mask=mask, max_new_tokens=64, do_sample=False)
+        names = {concept.id: concept.names[language] for concept in moji.concepts()}
+        texts = tokenizer.batch_decode(said, skip_special_tokens=True)
+        named = [captioning.named_things(text, names, language) for text in texts]
+        figures = captioning.naming_figures(named, there)
+        result |= {f"{language}/{name}": value for name, value in figures.items()}
     return result
 
 
