@@ -58,12 +58,28 @@ class PretrainingConfig:
     uniform_share: float  # of the steps, from the first, whose ITM negatives are uniform; then they are hard
     held_out: int = 100  # pictures in no batch, for the evaluation in training; at most a tenth of all
     length_bins: int = 1  # a batch's captions come from one of so many bins of like lengths: less padding
+    wrong_captions: float = 0.0  # of our pairs: ITM's foreign text is the caption with one thing swapped
+    word_noise: float = 0.0  # of the captions: common words are exchanged, so that no wording is learned
     whole_batch_contrast: bool = False  # contrast over a step's micro-batches as one
     compile: bool = False  # by torch.compile: minutes at first, which a long run on a GPU earns back
 
     def __post_init__(self):
         if self.length_bins < 1:
             raise ValueError(f"length_bins must be at least 1, got {self.length_bins}")
+        for name in ("wrong_captions", "word_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
+        if self.wrong_captions and self.whole_batch_contrast:
+            raise ValueError("wrong_captions and whole_batch_contrast both choose ITM's negatives: give one")
+
+
+@dataclass(frozen=True)
+class SayingConfig:
+    """Queries learn to say what lies around their places (`zvl.training.saying`). Batches count pictures."""
+
+    loop: LoopConfig
+    batch_size: int = 64
+    pictures: int = 8000  # of the training split, from the first
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,7 @@ class Preset:
     chat: tuple[TuningConfig, TuningConfig]
     text_only: TuningConfig
     eval_scenes: int  # test scenes asked about in the evaluation
+    saying: SayingConfig | None = None  # between pre-training and tuning; None for the closed form alone
     own: OwnData = OwnData()  # noqa: RUF009 - frozen
 
     def with_own(self, pairs: str, conversations: str, images: str, share: float) -> Preset:
@@ -140,6 +157,7 @@ class Preset:
         return replace(
             self,
             pretraining=replace(self.pretraining, loop=scaled(self.pretraining.loop)),
+            saying=self.saying and replace(self.saying, loop=scaled(self.saying.loop)),
             base=tuple(stage(s) for s in self.base),
             chat=tuple(stage(s) for s in self.chat),
             text_only=stage(self.text_only),
@@ -230,14 +248,20 @@ def nano(seed: int = 0) -> Preset:
         num_queries=16,
         projection_dim=128,
         pretraining=PretrainingConfig(
-            muon(400, eval_every=20, rates=near), batch_size=96, uniform_share=0.3, length_bins=6
+            muon(400, eval_every=20, rates=near),
+            batch_size=96,
+            uniform_share=0.3,
+            length_bins=6,
+            wrong_captions=0.5,
+            word_noise=0.5,
         ),
+        saying=SayingConfig(muon(400)),
         base=(
             TuningConfig(loop(60, 2e-3), batch_size=32, turns=6),
-            TuningConfig(muon(250), batch_size=24, turns=6, source="dialogue"),
+            TuningConfig(loop(150, 8e-4, optimizer="muon"), batch_size=24, turns=6, source="dialogue"),
         ),
         chat=(
-            TuningConfig(muon(250), batch_size=24, turns=4),
+            TuningConfig(muon(200), batch_size=24, turns=4),
             TuningConfig(loop(50, 3e-4, accumulation=2), batch_size=16, turns=4, source="dialogue"),
         ),
         text_only=TuningConfig(loop(60, 1e-3), batch_size=32, turns=6, source="dialogue"),

@@ -69,11 +69,12 @@ def test_the_projection_says_of_each_query_what_stands_where_it_looks():
     assert said.shape == (images, 64, 32)
     torch.testing.assert_close(said[5].view(8, 8, 32)[:, :4], there[5].expand(8, 4, 32))
     torch.testing.assert_close(said[5].view(8, 8, 32)[:, 4:], beside[5].expand(8, 4, 32))
-    explained = aligned.align_projection(model, features, said, counts, strength=2.0)
+    wanted, counts = aligned.said_where_queries_look(model.qformer_model, features, said, counts)
+    explained = aligned.align_projection(model, features, wanted, counts, strength=2.0)
     assert explained > 0.999
     with torch.no_grad():
         tokens = model.language_projection(mixed)
-        aligned.align_projection(model, features, said, counts, strength=2.0, mark=embedding.weight[3])
+        aligned.align_projection(model, features, wanted, counts, strength=2.0, mark=embedding.weight[3])
         marked = model.language_projection(mixed)
     torch.testing.assert_close(marked, tokens + embedding.weight[3], msg="each token carries the mark")
     wanted = truth - truth.mean((0, 1))
@@ -161,3 +162,18 @@ def test_aligned_queries_look_at_their_own_cell_and_take_in_what_is_said_there()
     five = QFormerForPretraining(config, 5, 8, decoder_start_id=30)
     with pytest.raises(ValueError, match="5 queries make no square grid"):
         aligned.align_cross_attention(five, features, said, torch.ones(images, 64))
+
+
+def test_queries_mind_the_patches_around_their_cells_by_a_gaussian():
+    looks = aligned.looks_around(16, 64, 0.11)
+    torch.testing.assert_close(looks.sum(1), torch.ones(16))
+    query, patch = torch.randint(0, 16, ()).item(), torch.randint(0, 64, ()).item()
+    x, y = (query % 4 + 0.5) / 4, (query // 4 + 0.5) / 4
+
+    def weight(number):
+        far = (x - (number % 8 + 0.5) / 8) ** 2 + (y - (number // 8 + 0.5) / 8) ** 2
+        return math.exp(-far / (2 * 0.11**2))
+
+    assert float(looks[query, patch]) == pytest.approx(weight(patch) / sum(map(weight, range(64))), rel=1e-3)
+    with pytest.raises(ValueError, match="15 queries make no square grid"):
+        aligned.looks_around(15, 64, 0.11)

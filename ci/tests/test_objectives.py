@@ -128,6 +128,36 @@ def test_the_whole_forward_compiles_into_one_graph(drawn):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_wrong_texts_take_the_place_of_drawn_ones(drawn):
+    """ITM is then what separate passes over pairs, foreign images and wrong texts say; the other losses stay."""
+    model, batch = random_model(), random_batch()
+    size = len(batch["input_ids"])
+    wrong = torch.randint(3, VOCABULARY, (size, LENGTH - 1))
+    wrong[:, 0], wrong[0, 2:], wrong[1] = CLS, -1, -1  # a short one, and a row that has none
+    generator = torch.Generator().manual_seed(5)
+    plain = model(**batch, generator=generator)
+    found = model(**batch, generator=generator.manual_seed(5), wrong_texts=wrong)
+    assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
+    images, texts = drawn[0]
+    ids, mask = batch["input_ids"][texts].clone(), batch["text_mask"][texts].clone()
+    for row in range(size):
+        if row != 1:
+            known = wrong[row][wrong[row] >= 0]
+            ids[row], mask[row] = 0, False
+            ids[row, : len(known)], mask[row, : len(known)] = known, True
+    scores = torch.cat([
+        model.match(batch["image_embeds"], batch["input_ids"], batch["text_mask"]),
+        model.match(batch["image_embeds"][images], batch["input_ids"], batch["text_mask"]),
+        model.match(batch["image_embeds"], ids, mask),
+    ])  # fmt: skip
+    labels = torch.cat([torch.ones(size), torch.zeros(2 * size)])
+    assert_close(found["itm"], F.binary_cross_entropy_with_logits(scores, labels), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(found["itm"], plain["itm"])
+    assert_close((found["itc"], found["itg"]), (plain["itc"], plain["itg"]))
+    with pytest.raises(ValueError, match="exclude each other"):
+        model(**batch, wrong_texts=wrong, whole=object())
+
+
 def test_negatives_for_some_rows_come_from_all():
     similarity, image_ids = torch.randn(6, 6), torch.tensor([0, 1, 2, 1, 3, 1])
     found = [sample_negatives(similarity, image_ids, rows=slice(2, 5)) for _ in range(100)]

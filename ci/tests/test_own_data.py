@@ -277,6 +277,11 @@ def test_pretraining_mixes_at_the_share_and_by_the_step_alone(share):
     assert torch.equal(batch["image_embeds"].mean(dim=(1, 2)), mine.float()), "features of the right pictures"
     words = [tokenizer.decode(row) for row in batch["input_ids"]]
     assert [("mine" in text) for text in words] == mine.tolist()
+    noisy = replace(preset, pretraining=replace(preset.pretraining, word_noise=1.0))
+    rows = pretraining.pair_batches(noisy, WORLD, tokenizer, MINE)(4, 0)["input_ids"]
+    told = {pair.caption.replace(" ", "") for pair in MINE.pairs}
+    kept = [tokenizer.decode(row, skip_special_tokens=True).replace(" ", "") in told for row in rows[mine]]
+    assert all(kept), "words of one's own captions are never exchanged"
     assert not torch.equal(one(5, 0)["image_ids"], batch["image_ids"])
 
 

@@ -97,7 +97,8 @@ def test_the_aligned_start_changes_nothing_but_where_queries_look_and_what_they_
 
 def test_binned_batches_hold_captions_of_like_lengths_and_leave_none_out(run):
     preset, tokenizer = handful(), backbones.load_tokenizer()
-    preset = replace(preset, pretraining=replace(preset.pretraining, batch_size=16, length_bins=4))
+    config = replace(preset.pretraining, batch_size=16, length_bins=4, wrong_captions=0.0, word_noise=0.0)
+    preset = replace(preset, pretraining=config)
     data = schedule.read(preset, run, "train")
     binned = pretraining.pair_batches(preset, data, tokenizer)
     whole = replace(preset, pretraining=replace(preset.pretraining, length_bins=1))
@@ -119,12 +120,51 @@ def test_binned_batches_hold_captions_of_like_lengths_and_leave_none_out(run):
     assert np.mean(padding["binned"]) < np.mean(padding["mixed"]) - 0.1
 
 
+def test_wrong_captions_are_of_the_row_s_picture_and_come_as_often_as_the_preset_says(run):
+    preset, tokenizer = handful(), backbones.load_tokenizer()
+    data = schedule.read(preset, run, "train")
+    assert len(data.swapped) == len(data.pairs), "five a picture, in each language"
+    right = {(pair.image, pair.language): set() for pair in data.pairs}
+    for pair in data.pairs:
+        right[pair.image, pair.language].add(pair.caption)
+    of_picture = {}
+    for pair in data.swapped:
+        assert pair.caption not in right[pair.image, pair.language]
+        of_picture.setdefault(data.row[pair.image], set()).add(pair.caption)
+    for share in (0.0, 0.5, 1.0):
+        config = replace(preset.pretraining, wrong_captions=share, word_noise=0.0)
+        batches = pretraining.pair_batches(replace(preset, pretraining=config), data, tokenizer)
+        if not share:
+            assert "wrong_texts" not in batches(0, 0)
+            continue
+        told = []
+        for step in range(20):
+            batch = batches(step, 0)
+            texts = batch["wrong_texts"]
+            assert texts.shape == batch["input_ids"].shape
+            for row, image in zip(texts, batch["image_ids"].tolist(), strict=True):
+                told.append(bool((row >= 0).any()))
+                if told[-1]:
+                    said = tokenizer.decode(row[row >= 0], skip_special_tokens=True).replace(" ", "")
+                    assert said in {caption.replace(" ", "") for caption in of_picture[image]}
+        assert np.mean(told) == pytest.approx(share, abs=0.2)
+    with pytest.raises(ValueError, match=r"a share from 0 to 1, got 1\.5"):
+        replace(preset.pretraining, wrong_captions=1.5)
+    with pytest.raises(ValueError, match="both choose"):
+        replace(preset.pretraining, wrong_captions=0.5, whole_batch_contrast=True)
+
+
 def test_held_out_pictures_are_in_no_batch_and_samples_are_named(run):
     preset, tokenizer = handful(), backbones.load_tokenizer()
     data = schedule.read(preset, run, "train")
     kept_back = pretraining.held_out_images(preset, data)
     assert len(kept_back) == 2, "a tenth of 24 pictures"
-    batches = pretraining.pair_batches(preset, data, tokenizer)
+    quiet = replace(preset, pretraining=replace(preset.pretraining, word_noise=0.0))
+    batches, noisy = (pretraining.pair_batches(chosen, data, tokenizer) for chosen in (quiet, preset))
+    first, second = batches(0, 0), noisy(0, 0)
+    assert torch.equal(first["image_ids"], second["image_ids"])
+    exchanged = (first["input_ids"] != second["input_ids"]).any(1).float().mean()
+    assert 0.1 < float(exchanged) < 0.9, "word_noise is a share of the captions"
     captions = {(pair.image, pair.language): [] for pair in data.pairs}
     for pair in data.pairs:
         captions[pair.image, pair.language].append(pair.caption)

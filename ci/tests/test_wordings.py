@@ -114,6 +114,14 @@ def test_a_swapped_caption_differs_in_one_name(many):
 
 def test_english_uses_articles_as_a_person_does():
     said = {concept.names["en"]: wordings.indefinite(concept, "en") for concept in moji.concepts()}
+    assert wordings.framed("a cat", "blue", "en") == "a cat in a blue frame"
+    orange = moji.Scene("x", "orange", 0, (moji.Piece(7, "openmoji", 6, 12, 24),))
+    told = [
+        wordings.caption(orange, "en", split, number, np.random.default_rng())
+        for split in ("train", "test")
+        for number in range(5)
+    ]
+    assert sum("an orange" in text for text in told) == 2 and not any("a orange" in text for text in told)
     assert said["ant"] == "an ant" and said["dolphin"] == "a dolphin" and said["grapes"] == "grapes"
     assert wordings.BARE <= said.keys(), "a name without article that no concept has"
     plurals = {name for name in said if name.endswith("s") and not name.endswith("ss")}

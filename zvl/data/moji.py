@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -204,6 +205,16 @@ def unseen_concepts() -> tuple[int, ...]:
         members.sort(key=lambda concept: hashlib.sha256(f"unseen:{concept.char}".encode()).digest())
         chosen += [concept.id for concept in members[:UNSEEN_A_GROUP]]
     return tuple(sorted(chosen))
+
+
+def partners(beside: Sequence[int]) -> np.ndarray:
+    """The concepts that training may show together with all of `beside`, numbers of concepts and signs."""
+    allowed = _allowed("train", False)
+    free = np.ones(len(allowed), bool)
+    free[list(unseen_concepts())] = False
+    for number in beside:
+        free &= _allowed_beside_sign(number, "train", len(allowed)) if number >= SIGN_ID else allowed[number]
+    return np.flatnonzero(free)
 
 
 def scenes(

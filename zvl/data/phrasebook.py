@@ -141,7 +141,7 @@ def _slots() -> dict[str, tuple[str, object]]:
     one = (name, bare)
     groups = words(wordings.GROUP_PLURALS)
     group = {wordings.group_word(g, "en"): wordings.group_word(g, "zh") for g in wordings.GROUP_NAMES["en"]}
-    number = words(COUNTS, wordings.NUMBERS)
+    number, colours = words(COUNTS, wordings.NUMBERS), words(wordings.COLOURS)
     found = {
         **dict.fromkeys(("a", "the_a", "the_b", "the_c", "bare"), one),
         "things": (rf"{item}(?:, {item})*(?: and {item})?", listed),
@@ -151,8 +151,9 @@ def _slots() -> dict[str, tuple[str, object]]:
         "from_edge": words(FROM_EDGES),
         "relation": words(RELATIONS),
         "way": words(WAYS),
-        "colour": words(wordings.COLOURS),
-        "ground": words(wordings.COLOURS),
+        "colour": colours,
+        "ground": colours,
+        "a_ground": (rf"an? (?:{colours[0]})", lambda text: colours[1](text.split()[1])),
         "number": (rf"{number[0]}|\d+", lambda t: number[1](t) if not t.isdigit() else f"{t}个"),
         "groups": groups,
         "group": (_alternatives(group), group.__getitem__),

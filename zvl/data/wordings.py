@@ -67,12 +67,17 @@ CAPTIONS, DESCRIBE = (
 )
 
 
+def _a(word: str) -> str:
+    """An English word behind its article: "a red", "an orange"."""
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
 def indefinite(concept: Concept, language: str) -> str:
     """The name as the language introduces it: "a dog", "an ant", "grapes", "狗"."""
     name = concept.names[language]
     if language != "en" or name in BARE:
         return name
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    return _a(name)
 
 
 def definite(concept: Concept, language: str) -> str:
@@ -99,7 +104,7 @@ def framed(name: str, frame: str | None, language: str) -> str:
     if frame is None:
         return name
     colour = COLOURS[language][frame]
-    return f"{name} in a {colour} frame" if language == "en" else f"{colour[0]}框里的{name}"
+    return f"{name} in {_a(colour)} frame" if language == "en" else f"{colour[0]}框里的{name}"
 
 
 def sign(word: str, language: str) -> str:
@@ -135,8 +140,8 @@ def caption(
         for p in pieces
     ]
     return CAPTIONS[language, split][wording].format(
-        things=listing(names, language), ground=COLOURS[language][scene.background],
-        number=NUMBERS[language][len(names)],
+        things=listing(names, language), ground=(ground := COLOURS[language][scene.background]),
+        a_ground=_a(ground) if language == "en" else ground, number=NUMBERS[language][len(names)],
     ).replace("are one things", "is one thing")  # fmt: skip
 
 
@@ -161,7 +166,7 @@ def phrases(scene: Scene, language: str) -> list[str]:
         opening = [f"{ground}背景", f"有{number}东西"]
     else:
         opening = [
-            f"{'an' if ground[0] in 'aeiou' else 'a'} {ground} background",
+            f"{_a(ground)} background",
             f"{number} thing{'s' if len(scene.pieces) > 1 else ''}",
         ]
     return opening + [piece_phrase(piece, language) for piece in scene.pieces]

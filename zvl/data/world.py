@@ -3,7 +3,8 @@
 One folder a world:
     images/P/000012.png
     captions_{en,zh}_P.json                      COCO captions, five references a scene
-    captions_swapped_{en,zh}_test.json           the same with one thing swapped, to judge image-text matching
+    captions_swapped_{en,zh}_P.json              the same with one thing swapped: wrong captions to learn from (train,
+                                                 five a scene) and to judge matching by (test, one a scene)
     instances_P.json                             COCO boxes (x, y, width, height)
     regions_{en,zh}_P.json                       Visual Genome: a phrase for each box
     questions_{en,zh}_S.json, annotations_...    VQAv2
@@ -118,7 +119,7 @@ def _write_split(
     rng = np.random.default_rng([config.seed, ("train", "test", "style", "concept").index(pictures), 5])
     words = "train" if pictures == "train" else "test"
     for language in LANGUAGES:
-        _write_captions(folder, pictures, words, language, records, scenes, rng)
+        _write_captions(folder, pictures, words, language, records, scenes, config, rng)
         _write_regions(folder, pictures, language, scenes)
         for split, (shown, wording) in QUESTION_SPLITS.items():
             if shown != pictures:
@@ -129,22 +130,42 @@ def _write_split(
             _write_dialogues(folder, split, wording, language, scenes, config, rng)
 
 
-def _write_captions(folder, pictures, words, language, records, scenes, rng) -> None:
+def _write_captions(folder, pictures, words, language, records, scenes, config, rng) -> None:
     rows, swapped = [], []
+    numbers = range(len(wordings.CAPTIONS[language, words]))
+    own_rng = np.random.default_rng([config.seed, LANGUAGES.index(language), 6])
     for record, scene in zip(records, scenes, strict=True):
-        for wording in range(len(wordings.CAPTIONS[language, words])):
-            text = wordings.caption(scene, language, words, wording, rng)
-            rows.append({"id": len(rows), "image_id": record["id"], "caption": text})
-        if pictures == "test":
+        texts, wrong = [wordings.caption(scene, language, words, n, rng) for n in numbers], []
+        if pictures == "train":
+            wrong = [_wrong_caption(scene, language, n, own_rng) for n in numbers]
+        elif pictures == "test":
             present = [piece.concept for piece in scene.pieces]
             out = int(rng.choice(present))
             other = int(rng.choice([c.id for c in moji.concepts() if c.id not in present]))
-            text = wordings.caption(scene, language, words, int(rng.integers(5)), rng, replace={out: other})
-            swapped.append({"id": len(swapped), "image_id": record["id"], "caption": text})
+            number = int(rng.integers(len(numbers)))
+            wrong = [wordings.caption(scene, language, words, number, rng, replace={out: other})]
+        for kept, found in ((rows, texts), (swapped, wrong)):
+            kept += [
+                {"id": len(kept) + n, "image_id": record["id"], "caption": text}
+                for n, text in enumerate(found)
+            ]
     _dump(folder / f"captions_{language}_{pictures}.json", {"images": records, "annotations": rows})
     if swapped:
         wrong = {"images": records, "annotations": swapped}
         _dump(folder / f"captions_swapped_{language}_{pictures}.json", wrong)
+
+
+def _wrong_caption(scene: moji.Scene, language: str, wording: int, rng: np.random.Generator) -> str:
+    """A caption in which another thing stands for one of the scene's, to learn from.
+
+    It is one that training shows, beside things that it meets there, or what is kept for the test would be learned as
+    wrong.
+    """
+    present = [piece.concept for piece in scene.pieces]
+    out = int(rng.choice(present))
+    others = moji.partners([number for number in present if number != out])
+    other = int(rng.choice(others[others != out]))
+    return wordings.caption(scene, language, "train", wording, rng, replace={out: other})
 
 
 def _write_regions(folder, pictures, language, scenes) -> None:

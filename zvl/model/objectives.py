@@ -233,6 +233,7 @@ class QFormerForPretraining(nn.Module):
         hard_negatives: bool = True,
         generator: torch.Generator | None = None,
         whole: WholeBatch | None = None,
+        wrong_texts: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The three losses of a batch of pairs and their unweighted sum.
 
@@ -242,15 +243,21 @@ class QFormerForPretraining(nn.Module):
         whole: these pairs are a micro-batch of it. ITC then has the whole batch's value and gradient, ITM the
             negatives that were drawn there, and ITG divides by its words; hard_negatives and generator are not
             used, and texts are as long as the whole batch's.
+        wrong_texts: (batch, at most length), captions known to be wrong of the row's image, as token numbers with -1
+            for padding; a row of -1 alone has none. They take the place of ITM's foreign texts (hard captions as in
+            NegCLIP, Yuksekgonul et al. 2023); not together with `whole`.
 
         Returns scalars: loss, itc, itm, itg; without gradient itc_accuracy (both directions), itm_accuracy,
         what `query_similarity` tells of the queries, temperature and temperature_clamped.
+        Raises ValueError for both whole and wrong_texts.
         A batch of one image has no negatives: its itm is 0 with zero gradient, and so is itm_accuracy.
 
         Several processes, with equally many pairs each, train on their joint batch: ITC contrasts all with all,
         negatives come from all, ITG's mean is over all words. The mean of the processes' losses and of their
         gradients, which DDP takes, is then that of one process with the joint batch.
         """
+        if whole is not None and wrong_texts is not None:
+            raise ValueError("QFormerForPretraining: wrong_texts and whole exclude each other")
         text_mask = text_mask.bool()
         if whole is None:
             input_ids, text_mask = gather.pad_alike(input_ids, text_mask)
@@ -270,14 +277,18 @@ class QFormerForPretraining(nn.Module):
             negatives = whole.negative_images, whole.negative_texts
             pictures, texts, words = whole.image_embeds, whole.texts, whole.words
 
-        images, others = (drawn.clamp(min=0) for drawn in negatives)
+        foreign_texts = texts.index_select(0, negatives[1].clamp(min=0))
+        if wrong_texts is not None:
+            known = (wrong_texts >= 0).any(dim=1)
+            longer = F.pad(wrong_texts, (0, foreign_texts.shape[1] - wrong_texts.shape[1]), value=-1)
+            foreign_texts = torch.where(known[:, None], longer, foreign_texts)
+            negatives = negatives[0], torch.where(known, 0, negatives[1])
+        images = negatives[0].clamp(min=0)
         if whole is None and gather.processes() == 1:
             foreign_kv = select_kv(image_kv, images)
         else:
             foreign_kv = self.qformer.keys_values(gather.fetch(pictures, images))
-        matching = self._match_logits(
-            image_kv, foreign_kv, input_ids, text_mask, texts.index_select(0, others)
-        )
+        matching = self._match_logits(image_kv, foreign_kv, input_ids, text_mask, foreign_texts)
         labels = itm_labels(*negatives)
         itm = itm_loss(matching, labels)
 

@@ -35,6 +35,8 @@ def said_of_patches(
     images: int,
     patches: int,
     image_size: int,
+    rare: float = RARE,
+    most_counts: float = COUNTS,
 ) -> tuple[Tensor, Tensor]:
     """What the training texts say of each patch of the first `images` pictures, as sums of word vectors.
 
@@ -43,24 +45,25 @@ def said_of_patches(
     inside a box says the box as well, by `box_code`, as loud as a rare word; common words are less loud, by the
     logarithm of how common they are, so that names are heard.
 
-    row: picture -> its number; boxes in pixels of pictures of size image_size. words: (vocabulary, width).
+    row: picture -> its number; boxes in pixels of pictures of size image_size. words: (vocabulary, width). rare,
+    most_counts: see RARE and COUNTS.
     Returns (images, patches, width), and (images, patches): how much each patch is to count where all this is learned,
     1 for bare ground and more for things that are rarely spoken of, or the frequent ones would be all that is learned.
     """
-    told, _ = _telling_words(pairs, row, images, tokenizer, 0.2)
+    told, _ = telling_words(pairs, row, images, tokenizer, 0.2)
     boxes: dict[int, dict[tuple, Tensor]] = defaultdict(dict)
     counts: dict[int, list[float]] = defaultdict(list)
     size = words.pow(2).mean().sqrt()
-    of_regions, shares_of_texts = _telling_words(regions, row, images, tokenizer, 0.6)
+    of_regions, shares_of_texts = telling_words(regions, row, images, tokenizer, 0.6)
     loud = torch.ones(len(words), 1)
     for token, share in shares_of_texts.items():
-        loud[token] = min(1.0, math.log(share) / math.log(RARE))
+        loud[token] = min(1.0, math.log(share) / math.log(rare))
     words = words * loud
     for (number, box), ids in of_regions.items():
         x, y, width, height = box
         corners = torch.tensor([x, y, x + width, y + height], dtype=torch.float32) / image_size
         boxes[number][box] = words[sorted(ids)].sum(0) + size * box_code(corners, words.shape[1])
-        counts[number].append(max(1.0, COUNTS / min((shares_of_texts[n] for n in ids), default=1.0)))
+        counts[number].append(max(1.0, most_counts / min((shares_of_texts[n] for n in ids), default=1.0)))
         told[number, None] = told.get((number, None), set()) - ids
     beside = torch.zeros(images, len(words))
     for (number, _), ids in told.items():
@@ -114,14 +117,12 @@ def align_cross_attention(
     Raises ValueError where the queries make no square.
     """
     queries, qformer, images = model.query_tokens.shape[1], model.qformer, len(said)
-    if math.isqrt(queries) ** 2 != queries:
-        raise ValueError(f"{queries} queries make no square grid; give 16, 25 or 64 of them, for example")
+    cells, places = grid_centres(queries), grid_centres(said.shape[1])
     features = features[:images].float()
     patches, counts = features[:, 1:].flatten(0, 1), counts.flatten()
     middle, centre = patches.mean(0), _mean(patches, counts)
     wanted = said.flatten(0, 1)
     wanted = wanted - _mean(wanted, counts)
-    cells, places = grid_centres(queries), grid_centres(said.shape[1])
     # -|cell - place|^2 / (2 reach^2), but for what all places share, is a product of these two.
     asks = torch.cat([2 * cells, -torch.ones(len(cells), 1)], 1) / (2 * reach**2)
     tells = torch.cat([places, places.pow(2).sum(1, keepdim=True)], 1)
@@ -160,8 +161,13 @@ def align_cross_attention(
 
 
 def grid_centres(cells: int) -> Tensor:
-    """The centres (cells, 2) of a square grid's cells, row by row, x before y, in sides of the picture."""
+    """The centres (cells, 2) of a square grid's cells, row by row, x before y, in sides of the picture.
+
+    Raises ValueError where so many cells make no square.
+    """
     side = math.isqrt(cells)
+    if side * side != cells:
+        raise ValueError(f"{cells} queries make no square grid; give 16, 25 or 64 of them, for example")
     line = (torch.arange(side) + 0.5) / side
     return torch.stack([line.repeat(side), line.repeat_interleave(side)], 1)
 
@@ -179,37 +185,54 @@ def _before_cross_attention(model, image_embeds: Tensor, number: int) -> Tensor:
     return states[0]
 
 
+def looks_around(queries: int, patches: int, reach: float) -> Tensor:
+    """How much each query minds each patch by place alone: (queries, patches), rows sum to 1.
+
+    reach: the standard deviation around the query's cell of a square grid, in sides of the picture.
+    """
+    far = torch.cdist(grid_centres(queries), grid_centres(patches))
+    return torch.softmax(-far.pow(2) / (2 * reach**2), -1)
+
+
+@torch.no_grad()
+def said_where_queries_look(model, features: Tensor, said: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """What is said of the patches that each query attends to, over layers and heads: (images, queries, width), and how
+    much it counts, (images, queries). model: a QFormerForPretraining; said and counts from `said_of_patches`.
+    """
+    found, counted = [], []
+    for part, told, count in zip(features.split(256), said.split(256), counts.split(256), strict=True):
+        looks = model.cross_attention(part.float()).mean((1, 2))[..., 1:]
+        found.append(looks @ told)
+        counted.append((looks @ count[..., None])[..., 0])
+    return torch.cat(found), torch.cat(counted)
+
+
 @torch.no_grad()
 def align_projection(
     model,
     features: Tensor,
-    said: Tensor,
+    wanted: Tensor,
     counts: Tensor,
     strength: float = 3.0,
     mark: Tensor | None = None,
 ) -> float:
     """Start the projection where its output resembles words: ridge regression from queries to word embeddings.
 
-    A query should say what is said of the patches that it attends to. A large language model learns to read any
-    projection; the nano one reads sums of words. Pre-training data alone; ours, the paper is silent.
+    A large language model learns to read any projection; the nano one reads sums of words. Pre-training data alone;
+    ours, the paper is silent.
 
-    features: (images, 1 + patches, width); said: (images, patches, width of the language model) and counts: (images,
-    patches), from `said_of_patches` with its word embeddings. strength: root mean square of the projected tokens, in
-    that of a word embedding. mark: (width of the language model,), added to every token: by it the language model tells
-    them from words. Returns the share of the targets' variance that the queries explain linearly.
+    features: (images, 1 + patches, width); wanted: (images, queries, width of the language model), what each query
+    should say, in its word embeddings, and counts: (images, queries), how much that counts. strength: root mean square
+    of the projected tokens, in that of a word embedding. mark: (width of the language model,), added to every token: by
+    it the language model tells them from words. Returns the share of the targets' variance that the queries explain
+    linearly.
     """
     embeddings = model.language_model.get_input_embeddings().weight
-    queries, targets, counted = [], [], []
-    for part, told, count in zip(features.split(256), said.split(256), counts.split(256), strict=True):
-        queries.append(model.qformer_model.queries(part.float()))
-        looks = model.qformer_model.cross_attention(part.float()).mean((1, 2))  # over layers and heads
-        targets.append(looks[..., 1:] @ told)  # (images, queries, width)
-        counted.append((looks[..., 1:] @ count[..., None])[..., 0])  # (images, queries)
-    queries, targets = torch.cat(queries).flatten(0, 1), torch.cat(targets).flatten(0, 1)
-    counted = torch.cat(counted).flatten()
-    mean = _mean(queries, counted)
-    targets -= _mean(targets, counted)
-    weight, predicted = ridge_regression(queries - mean, targets, counted)
+    queries = torch.cat([model.qformer_model.queries(part.float()) for part in features.split(256)])
+    queries, targets, counts = queries.flatten(0, 1), wanted.flatten(0, 1), counts.flatten()
+    mean = _mean(queries, counts)
+    targets = targets - _mean(targets, counts)
+    weight, predicted = ridge_regression(queries - mean, targets, counts)
     explained = 1 - (predicted - targets).pow(2).sum() / targets.pow(2).sum()
     weight *= strength * embeddings.pow(2).mean().sqrt() / predicted.pow(2).mean().sqrt()
     model.language_projection.weight.copy_(weight.T)
@@ -217,7 +240,7 @@ def align_projection(
     return float(explained)
 
 
-def _telling_words(
+def telling_words(
     pairs: Sequence[Pair], row: Mapping[str, int], images: int, tokenizer, most: float
 ) -> tuple[dict[tuple[int, tuple | None], set[int]], dict[int, float]]:
     """The token ids said of each (image, box), but none that more than the share `most` of a language's texts have; and

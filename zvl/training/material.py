@@ -146,7 +146,7 @@ def _read(preset: Preset, run: Path, split: str) -> Data:
         regions += read_visual_genome_regions(
             folder / f"regions_{language}_{pictures}.json", images, language, image_name="{:06d}.png"
         )
-        if pictures == "test":
+        if pictures in ("train", "test"):
             swapped += read_coco_captions(
                 folder / f"captions_swapped_{language}_{pictures}.json", images, language
             )
@@ -191,9 +191,11 @@ def _located(samples: Iterable[Sample], wordings: Sequence[str]) -> Iterator[Sam
         yield replace(sample, turns=(replace(turn, instruction=asked),), question_type="ground")
 
 
-def said_of_pictures(data: Data, words: Tensor, images: int, tokenizer=None) -> tuple[Tensor, Tensor]:
+def said_of_pictures(
+    data: Data, words: Tensor, images: int, tokenizer=None, **options
+) -> tuple[Tensor, Tensor]:
     """`aligned.said_of_patches` for the first `images` pictures of a split; words: (vocabulary, width) of the
-    tokenizer, by default the tutorial's.
+    tokenizer, by default the tutorial's; options go there.
     """
     images, patches = min(images, len(data.images)), data.features.shape[1] - 1
     return aligned.said_of_patches(
@@ -205,6 +207,7 @@ def said_of_pictures(data: Data, words: Tensor, images: int, tokenizer=None) -> 
         images,
         patches,
         backbones.IMAGE_SIZE,
+        **options,
     )
 
 

@@ -21,12 +21,25 @@ from zvl.data.rows import Quarantine
 from zvl.data.samples import LANGUAGES, Pair
 from zvl.evaluation import retrieval
 from zvl.model import backbones, chat, parts
-from zvl.model.objectives import QFormerForPretraining
+from zvl.model.objectives import QFormerForPretraining, texts_of
 from zvl.model.tokenizers import caption_ids
-from zvl.training import aligned, contrast, loop, material, own, sharded, sight, stages, starts, watch
+from zvl.training import (
+    aligned,
+    contrast,
+    loop,
+    material,
+    own,
+    sharded,
+    sight,
+    stages,
+    starts,
+    watch,
+    word_noise,
+)
 from zvl.training.feature_store import Features
 from zvl.training.material import Data, caption_limit, new_vision, read
 from zvl.training.sight import LiveFeatures
+from zvl.training.word_noise import Exchange
 
 
 def new_qformer(preset: Preset, seed: int = 0, data: Data | None = None) -> QFormerForPretraining:
@@ -106,7 +119,9 @@ def pair_batches(
     With the preset's length_bins, a batch's pairs come from one bin of captions of like lengths, drawn evenly, in both
     languages the same: each pair is as likely as ever, but nothing is spent on padding, and negatives are as long.
     mine: one's own data. Its share of a batch is drawn from its pairs as they are, whatever their languages.
-    A batch is what the Q-Former takes, and `sample_ids`: picture, language and number of each caption (from 0).
+    A batch is what the Q-Former takes, and `sample_ids`: picture, language and number of each caption (from 0). With
+    the preset's wrong_captions, that share of our pairs comes with a caption of its picture that is wrong; with its
+    word_noise, that share of our captions has words exchanged (`word_noise.Exchange`).
     """
     kept_back = set(held_out_images(preset, data))
     by_language: dict[str, list[tuple[Pair, int]]] = {language: [] for language in LANGUAGES}
@@ -121,6 +136,11 @@ def pair_batches(
     row, _, features = own.joined(data, mine)
     longest = caption_limit(preset)
     half = preset.pretraining.batch_size // 2  # of the pictures of a batch, in each language
+    wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for pair in data.swapped if preset.pretraining.wrong_captions else ():
+        wrong[pair.image, pair.language].append(pair.caption)
+    noise = preset.pretraining.word_noise
+    exchange = Exchange(tokenizer, data.pairs) if noise else None
     ours = _numbered(mine.pairs) if mine is not None else []
     mine_of_half = round(preset.own.share * half) if ours else 0
 
@@ -133,15 +153,28 @@ def pair_batches(
             chosen += [pairs[i] for i in rng.integers(first, end, size=half - mine_of_half)]
         if mine_of_half:
             chosen += [ours[i] for i in rng.integers(len(ours), size=2 * mine_of_half)]
-        ids, mask = caption_ids(tokenizer, [pair.caption for pair, _ in chosen], longest)
+        captions, told = [pair.caption for pair, _ in chosen], {}
+        for i, (pair, number) in enumerate(chosen):
+            known = wrong.get((pair.image, pair.language))
+            if known and rng.random() < preset.pretraining.wrong_captions:
+                told[i] = known[number % len(known)]  # in the same wording
+        ids, mask = caption_ids(tokenizer, captions + list(told.values()), longest)
+        if exchange is not None:
+            noisy = torch.from_numpy(rng.random(len(ids)) < noise)
+            noisy[len(chosen) - 2 * mine_of_half : len(chosen)] = False  # their wordings are nobody's to know
+            ids = torch.where(noisy[:, None] & mask, exchange(ids, rng), ids)
         rows = torch.tensor([row[pair.image] for pair, _ in chosen])
-        return {
+        batch = {
             **_seen(features, rows),
-            "input_ids": ids,
-            "text_mask": mask,
+            "input_ids": ids[: len(chosen)],
+            "text_mask": mask[: len(chosen)],
             "image_ids": rows,
             "sample_ids": [f"{pair.image} {pair.language} caption {number}" for pair, number in chosen],
         }
+        if wrong:
+            batch["wrong_texts"] = torch.full_like(batch["input_ids"], -1)
+            batch["wrong_texts"][list(told)] = texts_of(ids, mask)[len(chosen) :]
+        return batch
 
     return batches
 
@@ -157,6 +190,8 @@ def pretrain(preset: Preset, run: Path) -> tuple[QFormerForPretraining, list[dic
         )
 
     def loss(model, batch, step):
+        if step < uniform:
+            batch.pop("wrong_texts", None)
         found = model(**batch, hard_negatives=step >= uniform)
         return found["loss"], {name: value.detach() for name, value in found.items() if name != "loss"}
 
@@ -206,7 +241,7 @@ def pretrain(preset: Preset, run: Path) -> tuple[QFormerForPretraining, list[dic
         inputs |= material.inputs(preset, run)
     # Evaluation and watching too: they write into the history.
     inputs["pretraining"] = Path(__file__)
-    inputs["its code"] = stages.code_version(contrast, own, retrieval, sharded, sight, watch)
+    inputs["its code"] = stages.code_version(contrast, own, retrieval, sharded, sight, watch, word_noise)
     inputs |= own.inputs(preset.own) if preset.own.pairs else {}
     path = stages.cached("pretraining", inputs, run / "stages", build)
     model = new_qformer(preset, config.loop.seed)

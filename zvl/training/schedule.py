@@ -1,8 +1,9 @@
 """The schedule from pictures to a chat model: each step as one function that finds its result or makes it.
 
-world -> features of the frozen ViT -> pre-trained Q-Former -> Base 1, Base 2 and Chat 1, Chat 2, and a text-only
-model tuned on the same questions. Results lie below `<run folder>/stages/`, each under the hash of all that it
-depends on, so that any notebook can run first and nothing is trained twice. Paper: section 3.3, Figure 3.
+world -> features of the frozen ViT -> pre-trained Q-Former -> queries that say what they see -> Base 1, Base 2 and
+Chat 1, Chat 2, and a text-only model tuned on the same questions. Results lie below `<run folder>/stages/`, each under
+the hash of all that it depends on, so that any notebook can run first and nothing is trained twice.
+Paper: section 3.3, Figure 3.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from zvl.config import Preset, TuningConfig
 from zvl.data.pixels import read_image, to_pixels
@@ -23,13 +24,15 @@ from zvl.data.samples import LANGUAGES, Sample
 from zvl.data.wordings import DESCRIBE
 from zvl.model import backbones, chat, parts
 from zvl.model.visual import ZiyaVisualForConditionalGeneration
-from zvl.training import aligned, loop, material, own, pretraining, stages
+from zvl.training import aligned, loop, own, saying, stages
 from zvl.training.material import Data, bar, bmmic, new_vision, read, said_of_pictures, teacher, world
 from zvl.training.own import read_own
 from zvl.training.pretraining import new_qformer, pretrain
+from zvl.training.saying import say, sayings
 
 __all__ = [  # the steps in their order, whichever file makes them
     "KINDS",
+    "align",
     "answer_loss",
     "assemble",
     "bmmic",
@@ -39,6 +42,8 @@ __all__ = [  # the steps in their order, whichever file makes them
     "read",
     "read_own",
     "said_of_pictures",
+    "say",
+    "sayings",
     "teacher",
     "tune",
     "tune_text_only",
@@ -50,29 +55,45 @@ KINDS = ("base", "chat")
 
 
 def assemble(preset: Preset, run: Path, kind: str) -> ZiyaVisualForConditionalGeneration:
-    """ViT, pre-trained Q-Former, a projection that starts aligned, and the language model, before any tuning."""
+    """ViT, Q-Former whose queries say what they see, a projection that starts aligned, and the language model, before
+    any tuning.
+    """
     tokenizer = backbones.load_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.pretraining.loop.seed)
         model = ZiyaVisualForConditionalGeneration.from_parts(
-            new_vision(preset), pretrain(preset, run)[0], parts.new_llm(preset.parts),
+            new_vision(preset), say(preset, run)[0], parts.new_llm(preset.parts),
             image_token_id=tokenizer.convert_tokens_to_ids(chat.IMAGE), instruction_aware=kind == "chat",
         )  # fmt: skip
 
     def build(path: Path) -> None:
         data = read(preset, run, "train")
         words = model.language_model.get_input_embeddings().weight.detach()
-        said, counts = said_of_pictures(data, words, aligned.PICTURES, tokenizer)
-        mark = words[model.config.image_token_id]
-        explained = aligned.align_projection(model, data.features[: len(said)], said, counts, mark=mark)
+        explained = align(model, data, words, tokenizer, preset.saying is not None)
         save_file(dict(model.language_projection.state_dict()), str(path / "projection.safetensors"))
         (path / "explained.json").write_text(json.dumps(explained), encoding="utf8")
 
-    inputs = _inputs(preset, run) | {"earlier": preset.pretraining, "queries": preset.num_queries}
-    inputs |= own.inputs(preset.own) if preset.own.pairs else {}
-    path = stages.cached("aligned-projection", inputs, run / "stages", build)
+    path = stages.cached("aligned-projection", _inputs(preset, run), run / "stages", build)
     model.language_projection.load_state_dict(load_file(str(path / "projection.safetensors")))
     return model.eval()
+
+
+def align(
+    model: ZiyaVisualForConditionalGeneration, data: Data, words: Tensor, tokenizer, by_place: bool
+) -> float:
+    """Start the projection where it says what the queries should, see `aligned.align_projection`; returns its share.
+
+    words: (vocabulary, width) of the language model. by_place: what lies around each query's place, which it has
+    learned to say; otherwise what stands where it looks.
+    """
+    features, mark = data.features[: aligned.PICTURES], words[model.config.image_token_id]
+    if by_place:
+        said = sayings(data, words, model.qformer_model.query_tokens.shape[1], aligned.PICTURES, tokenizer)
+        wanted, counts = said.wanted, said.counts
+    else:
+        said, counts = said_of_pictures(data, words, aligned.PICTURES, tokenizer)
+        wanted, counts = aligned.said_where_queries_look(model.qformer_model, features, said, counts)
+    return aligned.align_projection(model, features, wanted, counts, mark=mark)
 
 
 def tuning_batches(
@@ -219,11 +240,7 @@ def tune(
         history = loop.train(model, _tuning_loss, batches, config.loop, path, f"{kind} stage {stage}")
         stages.save_trained(model, history, path)
 
-    earlier = {
-        "earlier": asdict(preset.pretraining),
-        "stages": [asdict(c) for c in getattr(preset, kind)[:stage]],
-    }
-    inputs = _inputs(preset, run) | earlier | {"queries": preset.num_queries, "kind": kind}
+    inputs = _inputs(preset, run) | {"kind": kind, "stages": getattr(preset, kind)[:stage]}
     inputs |= own.inputs(preset.own)
     path = stages.cached(f"{kind}-{stage}", inputs, run / "stages", build)
     model = start()
@@ -261,7 +278,7 @@ def tune_text_only(preset: Preset, run: Path) -> tuple[ZiyaVisualForConditionalG
             model, loop.train(model, _tuning_loss, batches, config.loop, path, "text-only baseline"), path
         )
 
-    inputs = _inputs(preset, run) | {"earlier": preset.pretraining, "config": config}
+    inputs = _inputs(preset, run) | {"config": config}
     inputs |= own.inputs(preset.own)
     path = stages.cached("text-only", inputs, run / "stages", build)
     model = start()
@@ -271,5 +288,4 @@ def tune_text_only(preset: Preset, run: Path) -> tuple[ZiyaVisualForConditionalG
 
 def _inputs(preset: Preset, run: Path) -> dict:
     """What every training after the pre-training depends on."""
-    code = [Path(__file__), Path(pretraining.__file__), Path(own.__file__)]
-    return material.inputs(preset, run, "llm") | {"made of": parts.made_of(preset.parts), "schedule": code}
+    return saying.inputs(preset, run) | {"schedule": Path(__file__)}

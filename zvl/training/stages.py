@@ -66,7 +66,7 @@ def configure_stage(
     if kind == "chat" and stage == 2:
         _inject_lora(model, lora_rank, llm_targets, seed)
     opens_qformer = not freeze_qformer and not (kind == "base" and stage == 1)
-    unfelt = _unfelt_by_queries(model, reads_text=kind == "chat")
+    unfelt = unfelt_by_queries(model, reads_text=kind == "chat")
     for name, p in model.named_parameters():
         p.requires_grad_(
             name.startswith("language_projection.")
@@ -76,7 +76,7 @@ def configure_stage(
     return model
 
 
-def _unfelt_by_queries(model: nn.Module, reads_text: bool) -> Callable[[str], bool]:
+def unfelt_by_queries(model: nn.Module, reads_text: bool) -> Callable[[str], bool]:
     """Tells the Q-Former's weights that leave its queries' last states as they are."""
     if reads_text:
         last = model.config.qformer_config.num_hidden_layers - 1
