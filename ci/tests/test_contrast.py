@@ -200,7 +200,7 @@ def test_pretraining_takes_the_switch(live, tmp_path, monkeypatch):
 
     monkeypatch.setattr(contrast, "whole_batch", spy)
     training = replace(preset.pretraining, loop=replace(preset.pretraining.loop, accumulation=2))
-    training = replace(training, whole_batch_contrast=True, uniform_share=0.5)
+    training = replace(training, whole_batch_contrast=True, uniform_share=0.5, wrong_captions=0.0)
     _, history = schedule.pretrain(
         replace(preset, pretraining=training, parts=replace(preset.parts, live=live)), tmp_path
     )

@@ -128,7 +128,8 @@ def test_pretraining_reads_the_shards(folder, tmp_path, monkeypatch, whole, feat
     preset = config.nano().with_run(
         steps=2, batch_size=4, accumulation=2, data=str(folder), features=features
     )
-    preset = replace(preset, pretraining=replace(preset.pretraining, whole_batch_contrast=whole))
+    chosen = replace(preset.pretraining, whole_batch_contrast=whole, wrong_captions=0.0)
+    preset = replace(preset, pretraining=chosen)
     asked, made = [], sharded.batches
 
     def watched(*arguments):
