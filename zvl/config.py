@@ -89,12 +89,17 @@ class TuningConfig:
     loop: LoopConfig
     batch_size: int
     turns: int = 4  # questions on one image: one dialogue for Base, as many samples for Chat
+    boxes: int = 0  # how many of them ask for boxes, where there are such; 0 for as many as chance draws
     source: str = (
         "vqa"  # "vqa": short questions and captions (Table 2); "dialogue": conversations too (Table 3)
     )
     bmmic_share: float = 1 / 40  # of the conversations: rows of the data factory; notebook 05 says why so few
     freeze_qformer: bool = False
     lora_rank: int = 8
+
+    def __post_init__(self):
+        if not 0 <= self.boxes <= self.turns:
+            raise ValueError(f"boxes is a number of turns, from 0 to {self.turns}, got {self.boxes}")
 
 
 @dataclass(frozen=True)
@@ -235,8 +240,8 @@ def nano(seed: int = 0) -> Preset:
     def loop(steps: int, learning_rate: float, **options) -> LoopConfig:
         return LoopConfig(steps, learning_rate, betas=(0.9, 0.98), precision="bf16", seed=seed, **options)
 
-    def muon(steps: int, **options) -> LoopConfig:
-        return loop(steps, 2e-3, optimizer="muon", **options)
+    def muon(steps: int, learning_rate: float = 2e-3, **options) -> LoopConfig:
+        return loop(steps, learning_rate, optimizer="muon", **options)
 
     near = (("crossattention", 6e-4), ("query_tokens", 6e-4))  # they start near where they should be
 
@@ -248,8 +253,8 @@ def nano(seed: int = 0) -> Preset:
         num_queries=16,
         projection_dim=128,
         pretraining=PretrainingConfig(
-            muon(400, eval_every=20, rates=near),
-            batch_size=96,
+            muon(800, eval_every=40, rates=near),
+            batch_size=48,
             uniform_share=0.3,
             length_bins=6,
             wrong_captions=0.5,
@@ -257,12 +262,12 @@ def nano(seed: int = 0) -> Preset:
         ),
         saying=SayingConfig(muon(400)),
         base=(
-            TuningConfig(loop(60, 2e-3), batch_size=32, turns=6),
-            TuningConfig(loop(150, 8e-4, optimizer="muon"), batch_size=24, turns=6, source="dialogue"),
+            TuningConfig(loop(60, 2e-3), batch_size=32, turns=6, boxes=1),
+            TuningConfig(muon(150, 3e-4), batch_size=24, turns=6, boxes=1, source="dialogue"),
         ),
         chat=(
-            TuningConfig(muon(200), batch_size=24, turns=4),
-            TuningConfig(loop(50, 3e-4, accumulation=2), batch_size=16, turns=4, source="dialogue"),
+            TuningConfig(muon(200, 1e-3), batch_size=24, turns=4, boxes=1),
+            TuningConfig(loop(50, 3e-4, accumulation=2), batch_size=16, turns=4, boxes=1, source="dialogue"),
         ),
         text_only=TuningConfig(loop(60, 1e-3), batch_size=32, turns=6, source="dialogue"),
         eval_scenes=600,
@@ -281,7 +286,7 @@ def full(seed: int = 0) -> Preset:
             save_every=1000, **options,
         )  # fmt: skip
 
-    tuning = TuningConfig(loop(20000), batch_size=32)
+    tuning = TuningConfig(loop(20000), batch_size=32, boxes=2)  # of 4 turns: half of Table 2's rows
     return Preset(
         name="full",
         parts=PartsConfig(

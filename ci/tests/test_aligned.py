@@ -65,7 +65,8 @@ def test_the_projection_says_of_each_query_what_stands_where_it_looks():
     )
     features = torch.arange(images).float()[:, None, None].expand(images, 65, 1)
     row = {f"{i}.png": i for i in range(images)}
-    said, counts = aligned.said_of_patches(row, pairs, regions, tokenizer, embedding.weight, images, 64, 96)
+    told, _ = aligned.told_of_pictures(row, pairs, regions, tokenizer, embedding.weight, images, 96)
+    said, counts = aligned.said_of_patches(told, 64, 96)
     assert said.shape == (images, 64, 32)
     torch.testing.assert_close(said[5].view(8, 8, 32)[:, :4], there[5].expand(8, 4, 32))
     torch.testing.assert_close(said[5].view(8, 8, 32)[:, 4:], beside[5].expand(8, 4, 32))
@@ -97,7 +98,8 @@ def test_rare_words_of_a_region_are_heard_above_common_ones_and_their_patches_co
     ]
     row = {f"{i}.png": i for i in range(100)}
     words = torch.nn.functional.one_hot(torch.arange(len(tokenizer)), len(tokenizer)).float()
-    told, counts = aligned.said_of_patches(row, (), regions, tokenizer, words, 100, 64, 96)
+    pictures, shares = aligned.told_of_pictures(row, (), regions, tokenizer, words, 100, 96)
+    told, counts = aligned.said_of_patches(pictures, 64, 96)
     (fox,), (tiger,), (right,) = (
         tokenizer(word, add_special_tokens=False)["input_ids"][-1:] for word in (" fox", " tiger", " right")
     )
@@ -112,6 +114,7 @@ def test_rare_words_of_a_region_are_heard_above_common_ones_and_their_patches_co
         "rare things count more"
     )
     assert (counts[:, 32:] == 1).all(), "bare ground counts once"
+    assert shares[fox] == 0.01 and {fox} < pictures[3].words[0] and pictures[3].boxes == (box,)
 
 
 def test_a_row_that_counts_twice_is_a_row_that_is_there_twice():
@@ -164,16 +167,12 @@ def test_aligned_queries_look_at_their_own_cell_and_take_in_what_is_said_there()
         aligned.align_cross_attention(five, features, said, torch.ones(images, 64))
 
 
-def test_queries_mind_the_patches_around_their_cells_by_a_gaussian():
-    looks = aligned.looks_around(16, 64, 0.11)
-    torch.testing.assert_close(looks.sum(1), torch.ones(16))
-    query, patch = torch.randint(0, 16, ()).item(), torch.randint(0, 64, ()).item()
-    x, y = (query % 4 + 0.5) / 4, (query // 4 + 0.5) / 4
-
-    def weight(number):
-        far = (x - (number % 8 + 0.5) / 8) ** 2 + (y - (number // 8 + 0.5) / 8) ** 2
-        return math.exp(-far / (2 * 0.11**2))
-
-    assert float(looks[query, patch]) == pytest.approx(weight(patch) / sum(map(weight, range(64))), rel=1e-3)
-    with pytest.raises(ValueError, match="15 queries make no square grid"):
-        aligned.looks_around(15, 64, 0.11)
+def test_a_box_reaches_fully_into_the_cell_that_has_most_of_it():
+    half, corner = (0, 0, 48, 96), (60, 60, 24, 24)  # cells are 24 pixels wide
+    reach = aligned.reach_by_place([half, corner], 16, 96).view(2, 4, 4)
+    assert torch.equal(reach[0], torch.tensor([1.0, 1, 0, 0]).expand(4, 4))
+    torch.testing.assert_close(reach[1, 2:, 2:], torch.ones(2, 2))
+    assert float(reach[1].sum()) == 4, "it covers a quarter of each of four cells"
+    torch.testing.assert_close(
+        aligned.reach_by_place([(0, 0, 30, 24)], 16, 96)[0, :3], torch.tensor([1, 0.25, 0])
+    )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zvl.cards import read_card
-from zvl.data import moji, wordings
+from zvl.data import boxes, moji, wordings
 from zvl.data.samples import LANGUAGES
 from zvl.model import backbones
 from zvl.training import reading
@@ -289,6 +289,22 @@ def test_with_no_kinds_each_row_asks_for_a_description_alone(tokenizer, monkeypa
     if bool((told & (kind == 0)).any()):
         expected = expected + reading.TOLD_WEIGHT * losses[told & (kind == 0)].mean()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4, msg="descriptions alone count whole")
+
+
+def test_asked_for_boxes_alone_each_row_asks_for_one_after_the_other(tokenizer, monkeypatch):
+    monkeypatch.setattr(reading, "scene_pool", lambda *_, **__: drawn_scenes(50))
+    ids = reading.TextIds(tokenizer)
+    batch = reading.reading_batch(ids, 1, 16, 0, soft=1.0, turns=3, kinds=("ground",))
+    assert batch["soft"].all() and batch["turn"].max(1).values.eq(3).all()
+    for line, kind, turn, about in zip(
+        *(batch[name] for name in ("input_ids", "answer", "turn", "about")), strict=True
+    ):
+        for number in (1, 2, 3):
+            answer = (kind == 1) & (turn == number)
+            assert len(boxes.boxes_in(tokenizer.decode(line[answer]), 1000, 1000)) == 1
+            assert len(about[answer][:-1].unique()) == 1 and about[answer][0] > 0, (
+                "all but the end is its box"
+            )
 
 
 def test_description_quality_reads_the_models_own_words(tokenizer, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zvl.data import moji, questions
+from zvl.data import boxes, moji, questions
 from zvl.model import backbones
 from zvl.training import reading
 from zvl.training.aligned import BOX_EDGES, box_code, rotation
@@ -37,7 +37,7 @@ def batch(tokenizer):
 
 def by_loops(matching, asking, naming, batch):
     """The same, one word at a time."""
-    start, first, second, third, before = int(batch["start"]), [], [], [], []
+    start, first, second, third, before, written = int(batch["start"]), [], [], [], [], []
     for row in range(len(batch["soft"])):
         if not batch["soft"][row]:
             continue
@@ -60,6 +60,12 @@ def by_loops(matching, asking, naming, batch):
             for head, fact in enumerate((facts[0], facts[-1]) if facts else ()):
                 there = [k for k, f in asked.items() if f == fact]
                 second.append(-math.log(max(float(asking[row, head, at, there].sum()), 1e-6)))
+        for at, whose in enumerate(batch["about"][row].tolist()):
+            if whose:
+                purity = mixing[:, whose - 1] / mixing[:, whose - 1].max()
+                for head in (0, 1):
+                    seen = (naming[row, head, at - 1, start : start + 16] * purity).sum()
+                    written.append(-math.log(max(float(seen), 1e-6)))
         told = {at: fact for at, fact in fact_at.items() if kind[at] == 2}
         for at, fact in told.items():
             if told.get(at - 1) == fact:
@@ -71,13 +77,34 @@ def by_loops(matching, asking, naming, batch):
             earlier = [k for k in told if k < at and turn[k] == turn[at]]
             if earlier:
                 before.append(-math.log(max(float(asking[row, 0, at - 1, earlier].sum()), 1e-6)))
-    return sum(sum(part) / len(part) for part in (first, second, third, before) if part)
+    return sum(sum(part) / len(part) for part in (first, second, third, before, written) if part)
 
 
 def test_guidance_is_what_loops_over_words_say(batch):
     rows, length = batch["input_ids"].shape
     attention = [torch.rand(rows, 6, length, length).softmax(-1) for _ in range(3)]
     assert float(guidance(*attention, batch)) == pytest.approx(by_loops(*attention, batch), rel=1e-4)
+
+
+def test_each_box_in_an_answer_is_its_things_and_no_other_word_is_anybodys(batch, tokenizer):
+    found = 0
+    for ids, about, answer, corners, soft in zip(
+        *(batch[name] for name in ("input_ids", "about", "answer", "corners", "soft")), strict=True
+    ):
+        said = tokenizer.decode(ids[answer > 0])
+        assert about.any() == (soft and "(" in said) and not about[answer == 0].any()
+        ends = [i for i in range(1, len(ids) + 1) if i == len(ids) or about[i] != about[i - 1]]
+        for first, end in zip([0, *ends], ends, strict=False):
+            if about[first]:
+                text = tokenizer.decode(ids[first:end])
+                box = boxes.boxes_in(text, 1.0, 1.0)
+                left, top, right, bottom = corners[int(about[first]) - 1].tolist()
+                wanted = torch.tensor([left, top, right - left, bottom - top])
+                torch.testing.assert_close(torch.tensor(box), wanted[None], atol=2e-3, rtol=0)
+                found += 1
+            elif soft:
+                assert "(" not in tokenizer.decode(ids[first:end][answer[first:end] > 0])
+    assert found > 3
 
 
 def test_each_question_counts_as_one_however_long_its_answer_and_boxes_as_four(batch, tokenizer):

@@ -50,27 +50,30 @@ def test_a_query_should_say_the_thing_that_covers_its_place_and_no_other(data, t
     torch.testing.assert_close(mean, torch.zeros(32), atol=1e-3, rtol=0)
     assert float(said.wanted.pow(2).mean()) == pytest.approx(1, rel=1e-3)
     corner = torch.tensor([0, 3, 12, 15])[data.quarters[:150]]  # the cell in the picture's corner
-    inside = aligned.looks_around(16, 64, saying.REACH)
     for i in range(150):
         (token,) = tokenizer(" " + NAMES[data.things[i]], add_special_tokens=False)["input_ids"][-1:]
         direction = torch.cosine_similarity(said.directions, words[token][None])
         column = int(direction.argmax())
         assert direction[column] > 0.999
-        quarter = aligned.patch_shares([data.regions[i].box], 64, 96)[0]
-        torch.testing.assert_close(said.shares[i].sum(-1).float(), inside @ quarter, atol=2e-3, rtol=0)
+        row, cell = torch.arange(16) // 4, torch.arange(16) % 4
+        inside = (row // 2 == data.quarters[i] // 2) & (cell // 2 == data.quarters[i] % 2)
+        expected = inside / (1 + saying.GROUND)  # a thing that fills the cell, beside the ground
+        torch.testing.assert_close(said.shares[i].sum(-1).float(), expected, atol=2e-3, rtol=0)
         assert int(said.shares[i, corner[i]].argmax()) == column
         assert said.wanted[i, corner[i]] @ words[token] > said.wanted[i, 15 - corner[i]] @ words[token]
 
 
 def test_the_loss_is_what_loops_over_queries_say():
-    heard, wanted, directions = torch.randn(3, 4, 6), torch.randn(3, 4, 6), torch.randn(5, 6)
+    heard, wanted, directions = torch.randn(3, 4, 40), torch.randn(3, 4, 40), torch.randn(5, 40)
     counts, shares = torch.rand(3, 4) + 0.5, torch.rand(3, 4, 5) * (torch.rand(3, 4, 1) < 0.7)
     loss, found = saying.saying_loss(heard, wanted, counts, shares, directions, torch.tensor(2.0))
-    squares = names = weights = 0.0
+    squares = boxes = names = weights = 0.0
+    told = aligned.rotation(aligned.BOX_EDGES, 40)  # the directions in which boxes are told
     for i in range(3):
         for q in range(4):
             squares += float(counts[i, q] * ((heard[i, q] - wanted[i, q]) ** 2).mean())
-            logits = [2 * float(heard[i, q] @ word) / math.sqrt(6) for word in directions]
+            boxes += float(counts[i, q] * (told @ (heard[i, q] - wanted[i, q])).pow(2).mean())
+            logits = [2 * float(heard[i, q] @ word) / math.sqrt(40) for word in directions]
             total = math.log(sum(map(math.exp, logits)))
             there = float(shares[i, q].sum())
             if there == 0:
@@ -80,12 +83,17 @@ def test_the_loss_is_what_loops_over_queries_say():
                 float(s) / there * (total - one) for s, one in zip(shares[i, q], logits, strict=True)
             )
             names, weights = names + weight * surprise, weights + weight
-    squares, names = squares / float(counts.sum()), names / weights
+    squares, boxes, names = squares / float(counts.sum()), boxes / float(counts.sum()), names / weights
+    assert float(found["boxes"]) == pytest.approx(boxes, rel=1e-4)
     assert float(found["squares"]) == pytest.approx(squares, rel=1e-4)
     assert float(found["names"]) == pytest.approx(names, rel=1e-4)
-    assert float(loss) == pytest.approx(squares + saying.NAMES_WEIGHT * names, rel=1e-4)
+    assert float(loss) == pytest.approx(
+        squares + saying.BOX_WEIGHT * boxes + saying.NAMES_WEIGHT * names, rel=1e-4
+    )
     silent = saying.saying_loss(heard, wanted, counts, 0 * shares, directions, torch.tensor(2.0))
-    assert float(silent[0]) == pytest.approx(squares, rel=1e-4), "queries without names have squares alone"
+    assert float(silent[0]) == pytest.approx(squares + saying.BOX_WEIGHT * boxes, rel=1e-4), (
+        "queries without names have squares alone"
+    )
 
 
 def test_training_finds_what_the_closed_form_cannot_and_leaves_the_text_side_alone():

@@ -1,5 +1,6 @@
 """The schedule on a handful of scenes: every stage runs, is found again, and is the same the second time."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -257,3 +258,22 @@ def test_compiled_pretraining_is_the_same(tmp_path, monkeypatch):
         rows[compiled] = schedule.pretrain(changed, tmp_path / str(compiled))[1][-1]
     assert captured == ["InstructBlipVisionModel", "QFormerForPretraining"]
     assert rows[True] == pytest.approx(rows[False], rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["base", "chat"])
+def test_so_many_turns_on_each_picture_ask_for_boxes(run, kind):
+    preset, tokenizer = handful(), backbones.load_tokenizer()
+    data = schedule.read(preset, run, "train")
+    there = Counter((q.images[0], q.language) for q in data.questions if q.question_type == "ground")
+    for boxes, turns in ((0, 4), (1, 4), (2, 2)):
+        known = tuple(i for i in data.images if min(there[i, language] for language in LANGUAGES) >= boxes)
+        assert known
+        config = replace(getattr(preset, kind)[0], turns=turns, boxes=boxes, batch_size=6)
+        draw = schedule.tuning_batches(
+            config, kind, replace(data, images=known), tokenizer, preset.num_queries
+        )
+        said = "".join(tokenizer.decode(ids[ids >= 0]) for ids in draw(5, 0)["labels"])
+        assert said.count("</s>") == 6 * turns
+        assert said.count("),(") == 6 * boxes or boxes == 0, "no other answer of this stage holds a box"
+    with pytest.raises(ValueError, match="boxes is a number of turns, from 0 to 2, got 3"):
+        replace(config, turns=2, boxes=3)

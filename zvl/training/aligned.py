@@ -10,6 +10,7 @@ import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,56 +26,84 @@ COUNTS = 0.02  # over the share of the texts that say the rarest word of a thing
 BOX_EDGES = 28  # numbers in which `box_code` tells a box before it turns them
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the training texts tell of one picture, in sums of word vectors, from `told_of_pictures`.
+
+    boxes: (x, y, width, height) in pixels, by their places in `said` (boxes, width), the words of their phrases and the
+    box itself, and in `counts` (boxes,), how much they are to count, 1 or more. ground: (width,), what belongs to no
+    box. words: of each box the ids of its words.
+    """
+
+    boxes: tuple[tuple, ...]
+    said: Tensor
+    counts: Tensor
+    ground: Tensor
+    words: tuple[set[int], ...]
+
+
 @torch.no_grad()
-def said_of_patches(
+def told_of_pictures(
     row: Mapping[str, int],
     pairs: Sequence[Pair],
     regions: Sequence[Pair],
     tokenizer,
     words: Tensor,
     images: int,
-    patches: int,
     image_size: int,
     rare: float = RARE,
     most_counts: float = COUNTS,
-) -> tuple[Tensor, Tensor]:
-    """What the training texts say of each patch of the first `images` pictures, as sums of word vectors.
+) -> tuple[list[Told], dict[int, float]]:
+    """What the training texts tell of the first `images` pictures and of their boxes; and the share of the phrases that
+    have each word.
 
-    Of a patch inside a box it is the words of the box's phrases, in both languages; of the others it is those words of
-    the captions that tell pictures apart and belong to no box (the colour of the ground, the number of things). A patch
-    inside a box says the box as well, by `box_code`, as loud as a rare word; common words are less loud, by the
-    logarithm of how common they are, so that names are heard.
+    Of a box it is the words of its phrases, in both languages, and the box as well, by `box_code`, as loud as a rare
+    word; common words are less loud, by the logarithm of how common they are, so that names are heard. Of the ground it
+    is those words of the captions that tell pictures apart and belong to no box (its colour, the number of things).
 
     row: picture -> its number; boxes in pixels of pictures of size image_size. words: (vocabulary, width). rare,
-    most_counts: see RARE and COUNTS.
-    Returns (images, patches, width), and (images, patches): how much each patch is to count where all this is learned,
-    1 for bare ground and more for things that are rarely spoken of, or the frequent ones would be all that is learned.
+    most_counts: see RARE and COUNTS; things that are rarely spoken of count more, or the frequent ones would be all
+    that is learned.
     """
     told, _ = telling_words(pairs, row, images, tokenizer, 0.2)
-    boxes: dict[int, dict[tuple, Tensor]] = defaultdict(dict)
-    counts: dict[int, list[float]] = defaultdict(list)
     size = words.pow(2).mean().sqrt()
     of_regions, shares_of_texts = telling_words(regions, row, images, tokenizer, 0.6)
     loud = torch.ones(len(words), 1)
     for token, share in shares_of_texts.items():
         loud[token] = min(1.0, math.log(share) / math.log(rare))
-    words = words * loud
+    heard = words * loud
+    found: dict[int, list[tuple]] = defaultdict(list)
     for (number, box), ids in of_regions.items():
         x, y, width, height = box
         corners = torch.tensor([x, y, x + width, y + height], dtype=torch.float32) / image_size
-        boxes[number][box] = words[sorted(ids)].sum(0) + size * box_code(corners, words.shape[1])
-        counts[number].append(max(1.0, most_counts / min((shares_of_texts[n] for n in ids), default=1.0)))
+        said = heard[sorted(ids)].sum(0) + size * box_code(corners, words.shape[1])
+        count = max(1.0, most_counts / min((shares_of_texts[n] for n in ids), default=1.0))
+        found[number].append((box, said, count, ids))
         told[number, None] = told.get((number, None), set()) - ids
     beside = torch.zeros(images, len(words))
     for (number, _), ids in told.items():
         beside[number, sorted(ids)] = 1.0
-    beside = (beside - beside.mean(0)) @ words
-    said, counted = beside[:, None].repeat(1, patches, 1), torch.ones(images, patches)
-    for number, phrases in boxes.items():
-        shares = patch_shares(list(phrases), patches, image_size)  # (boxes, patches)
-        said[number] *= (1 - shares.sum(0).clamp(max=1))[:, None]
-        said[number] += shares.T @ torch.stack(list(phrases.values()))
-        counted[number] += shares.T @ (torch.tensor(counts[number]) - 1)
+    beside = (beside - beside.mean(0)) @ heard
+    result = []
+    for number in range(images):
+        boxes, said, counts, ids = zip(*found[number], strict=True) if found[number] else ((), (), (), ())
+        stacked = torch.stack(said) if said else beside[:0]
+        result.append(Told(boxes, stacked, torch.tensor(counts), beside[number], ids))
+    return result, shares_of_texts
+
+
+def said_of_patches(told: Sequence[Told], patches: int, image_size: int) -> tuple[Tensor, Tensor]:
+    """What the training texts say of each patch, (pictures, patches, width), as far as boxes reach into it and the
+    ground for the rest; and how much each patch is to count, (pictures, patches), 1 for bare ground.
+    """
+    said = torch.stack([picture.ground for picture in told])[:, None].repeat(1, patches, 1)
+    counted = torch.ones(len(told), patches)
+    for number, picture in enumerate(told):
+        if picture.boxes:
+            shares = patch_shares(picture.boxes, patches, image_size)  # (boxes, patches)
+            said[number] *= (1 - shares.sum(0).clamp(max=1))[:, None]
+            said[number] += shares.T @ picture.said
+            counted[number] += shares.T @ (picture.counts - 1)
     return said, counted
 
 
@@ -185,15 +214,6 @@ def _before_cross_attention(model, image_embeds: Tensor, number: int) -> Tensor:
     return states[0]
 
 
-def looks_around(queries: int, patches: int, reach: float) -> Tensor:
-    """How much each query minds each patch by place alone: (queries, patches), rows sum to 1.
-
-    reach: the standard deviation around the query's cell of a square grid, in sides of the picture.
-    """
-    far = torch.cdist(grid_centres(queries), grid_centres(patches))
-    return torch.softmax(-far.pow(2) / (2 * reach**2), -1)
-
-
 @torch.no_grad()
 def said_where_queries_look(model, features: Tensor, said: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """What is said of the patches that each query attends to, over layers and heads: (images, queries, width), and how
@@ -272,6 +292,14 @@ def patch_shares(boxes: Sequence[tuple], patches: int, image_size: int) -> Tenso
     across = (torch.minimum(low + size, x + width) - torch.maximum(low, x)).clamp(min=0) / size
     down = (torch.minimum(low + size, y + height) - torch.maximum(low, y)).clamp(min=0) / size
     return (down[:, :, None] * across[:, None]).flatten(1)
+
+
+def reach_by_place(boxes: Sequence[tuple], cells: int, image_size: int) -> Tensor:
+    """How far each box reaches into each cell of a square grid, in what it reaches into the cell that has most of it:
+    (boxes, cells), from 0 to 1. Small things are as clear as large ones. boxes: as for `patch_shares`.
+    """
+    overlap = patch_shares(boxes, cells, image_size)
+    return overlap / overlap.amax(1, keepdim=True)
 
 
 def box_code(corners: Tensor, width: int) -> Tensor:

@@ -340,12 +340,13 @@ def train_llm(
     folder=None,
     soft: float = 0.9,
     start=None,
-    descriptions: bool = False,
+    drills: bool = False,
 ):
     """A LLaMA trained on text alone; every 16th batch is ordinary text. Returns it with the history.
 
     start: a LLaMA to go on with, past the curriculum; None for a new one. soft: share of the rows in soft slots.
-    descriptions: every other batch asks for them alone. In between is too little to learn to name each thing once.
+    drills: a quarter of the batches asks for descriptions alone, another for boxes alone. In between is too little to
+    learn to name each thing once, and to find what "the small animal" is.
     """
     if start is None:
         with torch.random.fork_rng(devices=[]):
@@ -364,12 +365,11 @@ def train_llm(
         if number % 16 == 15:
             return ordinary_batch(ids, number, batch_size // 2, config.seed)
         done = 1.0 if start is not None else number / (config.steps * config.accumulation)
-        if descriptions and number % 2 == 0:
-            return reading_batch(ids, 2 * 10**6 + number, batch_size, config.seed, soft=soft, kinds=())
-        mixed = number // 4 if descriptions else number // 3  # main batches up to this one
-        if (
-            number % 4 == 1 if descriptions else number % 3
-        ):  # only asks to look things up, the hardest to learn
+        if drills and number % 2 == 0:
+            kinds, only = ((), soft) if number % 4 == 0 else (("ground",), 1.0)
+            return reading_batch(ids, 2 * 10**6 + number, batch_size, config.seed, soft=only, kinds=kinds)
+        mixed = number // 4 if drills else number // 3  # main batches up to this one
+        if number % 4 == 1 if drills else number % 3:  # only asks to look things up, the hardest to learn
             ease = (0.6, 0.3, 0.0)[mixed % 3]
             return reading_batch(
                 ids,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from zvl.training.aligned import BOX_EDGES, rotation
 
@@ -82,6 +83,9 @@ def guidance(matching: Tensor, asking: Tensor, naming: Tensor, batch: dict[str, 
         ends = [(there * weight).argmax(1) for weight in (order.flip(0), order)]
         wanted = [(asked * asked[torch.arange(len(asked)), at][:, None]).amax(2) for at in ends]
         loss = loss + _missed(among_words(asking, HEADS, says), torch.stack(wanted, 1))
+    whose = F.one_hot(batch["about"][soft][:, end + 1 :], names.shape[2] + 1)[..., 1:].bool()
+    if bool(whose.any()):
+        loss = loss + at_slots(naming, F.pad(whose, (0, 0, 0, 1)))
     told = names & (kind == DESCRIPTION)[..., None]
     begins = torch.zeros_like(told)
     begins[:, :-1] = told[:, 1:] & ~told[:, :-1]  # states that say the first token of a name

@@ -191,24 +191,28 @@ def _located(samples: Iterable[Sample], wordings: Sequence[str]) -> Iterator[Sam
         yield replace(sample, turns=(replace(turn, instruction=asked),), question_type="ground")
 
 
-def said_of_pictures(
+def told_of_pictures(
     data: Data, words: Tensor, images: int, tokenizer=None, **options
-) -> tuple[Tensor, Tensor]:
-    """`aligned.said_of_patches` for the first `images` pictures of a split; words: (vocabulary, width) of the
+) -> tuple[list[aligned.Told], dict[int, float]]:
+    """`aligned.told_of_pictures` for the first `images` pictures of a split; words: (vocabulary, width) of the
     tokenizer, by default the tutorial's; options go there.
     """
-    images, patches = min(images, len(data.images)), data.features.shape[1] - 1
-    return aligned.said_of_patches(
+    return aligned.told_of_pictures(
         data.row,
         data.pairs,
         data.regions,
         backbones.load_tokenizer() if tokenizer is None else tokenizer,
         words,
-        images,
-        patches,
+        min(images, len(data.images)),
         backbones.IMAGE_SIZE,
         **options,
     )
+
+
+def said_of_pictures(data: Data, words: Tensor, images: int, tokenizer=None) -> tuple[Tensor, Tensor]:
+    """`aligned.said_of_patches` for the first `images` pictures of a split; arguments as in `told_of_pictures`."""
+    told, _ = told_of_pictures(data, words, images, tokenizer)
+    return aligned.said_of_patches(told, data.features.shape[1] - 1, backbones.IMAGE_SIZE)
 
 
 def caption_limit(preset: Preset) -> int:

@@ -37,7 +37,7 @@ OFTEN = {  # how much more often than others a kind is asked: what is rarer in s
 BOX_WEIGHT = 4.0  # of a question whose answer is a box: many numbers, and each has to be right
 BOX_ANSWERS = ("ground", "it_box")
 LONG = ("detail", "describe", "grounded")  # answers that are descriptions
-BY_TOKEN = ("input_ids", "labels", "answer", "turn", "share")
+BY_TOKEN = ("input_ids", "labels", "answer", "turn", "share", "about")
 IMAGE_ID = SPECIAL_TOKENS.index(IMAGE)
 
 
@@ -165,7 +165,8 @@ def reading_batch(
     A share `soft` of the rows is told in soft slots, the others in words, in either language. `ease` above 0.5 leaves
     scenes of one or two pieces, above 0 of three: looking up is learned on short descriptions first.
     In the main batches (kinds KINDS) come descriptions in detail, lists of boxes and dialogues with "it" too, and kinds
-    as often as OFTEN says. With no kinds at all, each row asks for a description and nothing else.
+    as often as OFTEN says. With no kinds at all, each row asks for a description and nothing else; with "ground" alone,
+    for one box after the other.
     Returns what `collate_text` returns.
     """
     rng = np.random.default_rng([seed, step, 11])
@@ -194,6 +195,8 @@ def _turns(scene, language, rng, kinds, turns, soft, ease) -> list[questions.Que
     """What is asked in one row; boxes only of soft rows, which tell them."""
     if not kinds:
         return []
+    if kinds == ("ground",):
+        return [ground_question(scene, language, rng) for _ in range(turns)]
     if kinds == KINDS and (form := rng.random()) < 0.3:
         if form < 0.12:
             return [detail(scene, language, rng)]
@@ -222,14 +225,15 @@ def collate_text(
     them describe everything (2); soft (batch,); words and word_weights (batch, 7, words), mixing (batch, slots, 7),
     corners (batch, 7, 4), boxed (batch, 7), noise and scale (batch, 1, 1); the scalars start (position of the first
     slot) and seed; and for `guidance` and a loss in which each question counts as one, boxes as four: called
-    (batch, 7, 12), turn (batch, length), which question a token belongs to from 1 on, and share (batch, length), the
-    question's weight over its answer's length.
+    (batch, 7, 12), turn (batch, length), which question a token belongs to from 1 on, about (batch, length), whose box
+    it helps to write, as the number of the fact plus 1, and share (batch, length), the question's weight over its
+    answer's length.
     """
-    opening, lines, labels, answers, turns, shares = [1, *ids(HUMAN)], [], [], [], [], []
+    opening, lines, labels, answers, turns, shares, abouts = [1, *ids(HUMAN)], [], [], [], [], [], []
     for row in rows:
         line, label = opening + row.prefix, [IGNORED] * len(opening)
         label = label + (row.prefix if row.slots is None else [IGNORED] * len(row.prefix))
-        is_answer, turn_of, share = ([0] * len(label) for _ in range(3))
+        is_answer, turn_of, share, about = ([0] * len(label) for _ in range(4))
         for number, turn in enumerate(row.turns):
             prompt = ([] if number == 0 else ids(HUMAN)) + ids(turn.question) + ids(BOT)
             answer = [*ids(turn.answer), 2]
@@ -238,11 +242,13 @@ def collate_text(
             turn_of += [number + 1] * (len(prompt) + len(answer))
             weight = BOX_WEIGHT if turn.kind in BOX_ANSWERS else 1.0
             share += [0] * len(prompt) + [weight / len(answer)] * len(answer)
+            about += [0] * len(prompt) + _whose_boxes(answer, row.slots)
         lines.append(line)
         labels.append(label)
         answers.append(is_answer)
         turns.append(turn_of)
         shares.append(share)
+        abouts.append(about)
     input_ids, _ = pad(lines)
     targets = torch.full_like(input_ids, IGNORED)
     for number, label in enumerate(labels):
@@ -257,7 +263,7 @@ def collate_text(
         *no_boxes(),
     )  # fmt: skip
     words, weights, mixing, corners, boxed, called = (
-        torch.stack(t) for t in zip(*(row.slots or empty for row in rows), strict=True)
+        torch.stack(t) for t in zip(*((row.slots or empty)[:6] for row in rows), strict=True)
     )
     noises, scale = np.zeros((count, 1, 1)), np.ones((count, 1, 1))
     if rng is not None:
@@ -280,8 +286,19 @@ def collate_text(
         "seed": torch.tensor(0 if rng is None else int(rng.integers(2**31))),
         "called": called,
         "turn": pad(turns, length)[0],
+        "about": pad(abouts, length)[0],
         "share": torch.tensor([row + [0.0] * (length - len(row)) for row in shares]),
     }
+
+
+def _whose_boxes(answer: list[int], slots: Slots | None) -> list[int]:
+    """For each token of an answer the number of the fact, plus 1, whose box it helps to write; 0 for all others."""
+    result = [0] * len(answer)
+    for fact, box in enumerate(slots.boxes if slots else ()):
+        for start in range(len(answer) - len(box) + 1 if box else 0):
+            if tuple(answer[start : start + len(box)]) == box:
+                result[start : start + len(box)] = [fact + 1] * len(box)
+    return result
 
 
 def bucketed(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:

@@ -2,15 +2,15 @@
 
 Pre-training makes queries that tell pictures apart. A large language model learns to read whatever they hold; the nano
 one reads sums of words, and the closed form of `aligned.align_projection` finds 0.6 of what should be said in them.
-Here queries and a linear layer are trained to hold it: each says what the texts say of the patches around its cell of
-a square grid. Regression on pre-training data alone, for a minute or two. Ours; the paper is silent.
+Here queries and a linear layer are trained to hold it: each says what the texts say of the things that reach into its
+cell of a square grid. Regression on pre-training data alone, for a minute or two. Ours; the paper is silent.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,14 @@ from zvl.model.objectives import QFormerForPretraining
 from zvl.training import aligned, loop, material, own, pretraining, stages
 from zvl.training.material import Data, read
 
-REACH = 0.11  # standard deviation of what "around" means, in sides of the picture
+SHARPNESS = 2.0  # power of how far a box reaches into a cell: each query speaks of one thing above all
+GROUND = 0.5  # share of the ground beside things that fill a cell
 RARE = 0.15  # share of the texts that say a word, up to which it is as loud as any
 COUNTS = 0.06  # how often the patches of rare things count, as `aligned.COUNTS`
 NAMES = 0.03  # share of the texts up to which a word is one that the queries must tell from all others
 NAMES_WEIGHT = 0.2  # of that cross-entropy; squares alone find hundreds of names slowly
-SHARPNESS = 10.0  # of its logits, at first; learned
+NAMES_SHARPNESS = 10.0  # of its logits, at first; learned
+BOX_WEIGHT = 1.0  # of the squared error in the directions in which boxes are told, taken by itself
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,37 @@ class Sayings:
 
 @torch.no_grad()
 def sayings(data: Data, words: Tensor, queries: int, images: int, tokenizer) -> Sayings:
-    """What texts say around the cells of `queries` in the first `images` pictures; words: (vocabulary, width)."""
-    said, counts = material.said_of_pictures(data, words, images, tokenizer, rare=RARE, most_counts=COUNTS)
-    looks = aligned.looks_around(queries, said.shape[1], REACH)
-    wanted, counted = torch.einsum("qp,npw->nqw", looks, said), counts @ looks.T
-    wanted -= (counted.flatten() @ wanted.flatten(0, 1)) / counted.sum()
+    """What texts say of the cells that `queries` make of the first `images` pictures; words: (vocabulary, width)."""
+    told, shares_of_texts = material.told_of_pictures(
+        data, words, images, tokenizer, rare=RARE, most_counts=COUNTS
+    )
+    column = {
+        word: n for n, word in enumerate(sorted(w for w, share in shares_of_texts.items() if share < NAMES))
+    }
+    wanted = torch.zeros(len(told), queries, words.shape[1])
+    counts = torch.ones(len(told), queries)
+    named = torch.zeros(len(told), queries, len(column), dtype=torch.half)
+    for number, picture in enumerate(told):
+        shares = _shares(picture.boxes, queries)
+        wanted[number] = shares.T @ torch.cat([picture.said, picture.ground[None]])
+        counts[number] += shares[:-1].T @ (picture.counts - 1)
+        for share, ids in zip(shares[:-1], picture.words, strict=True):
+            if names := [column[n] for n in ids if n in column]:
+                named[number][:, names] += (share[:, None] / len(names)).half()
+    wanted -= (counts.flatten() @ wanted.flatten(0, 1)) / counts.sum()
     wanted /= wanted.pow(2).mean().sqrt()
-    of_regions, shares = aligned.telling_words(data.regions, data.row, len(said), tokenizer, 0.6)
-    column = {word: n for n, word in enumerate(sorted(w for w, share in shares.items() if share < NAMES))}
-    boxes: dict[int, list[tuple[tuple, list[int]]]] = defaultdict(list)
-    for (number, box), ids in of_regions.items():
-        if names := [column[n] for n in ids if n in column]:
-            boxes[number].append((box, names))
-    told = torch.zeros(len(said), queries, len(column), dtype=torch.half)
-    for number, known in boxes.items():
-        inside = aligned.patch_shares([box for box, _ in known], said.shape[1], backbones.IMAGE_SIZE)
-        for around, (_, names) in zip(inside @ looks.T, known, strict=True):
-            told[number][:, names] += (around[:, None] / len(names)).half()
     rare = words[list(column)]
-    return Sayings(wanted, counted, told, rare / rare.norm(dim=-1, keepdim=True))
+    return Sayings(wanted, counts, named, rare / rare.norm(dim=-1, keepdim=True))
+
+
+def _shares(boxes: Sequence[tuple], queries: int) -> Tensor:
+    """How much each query should speak of each box and, in the last row, of the ground: (boxes + 1, queries)."""
+    ground = torch.full((1, queries), GROUND)
+    shares = ground
+    if boxes:
+        reach = aligned.reach_by_place(boxes, queries, backbones.IMAGE_SIZE)
+        shares = torch.cat([reach**SHARPNESS, ground])
+    return shares / shares.sum(0)
 
 
 class Speaker(nn.Module):
@@ -82,7 +96,7 @@ class Speaker(nn.Module):
         super().__init__()
         self.qformer_model = qformer_model
         self.hears = nn.Linear(qformer_model.qformer.config.hidden_size, said.wanted.shape[-1])
-        self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
+        self.sharpness = nn.Parameter(torch.tensor(NAMES_SHARPNESS))
         self.register_buffer("directions", said.directions)
         with torch.no_grad():
             held = torch.cat([qformer_model.queries(part.float()) for part in features.split(256)])
@@ -101,19 +115,29 @@ class Speaker(nn.Module):
 def saying_loss(
     heard: Tensor, wanted: Tensor, counts: Tensor, shares: Tensor, directions: Tensor, sharpness: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Squared error of what is heard, and cross-entropy of the names in it, both by counts; arguments as in `Sayings`.
+    """Squared error of what is heard, that of the boxes in it, and cross-entropy of the names in it, all by counts;
+    arguments as in `Sayings`.
 
-    heard: (batch, queries, width). A query without names has no cross-entropy.
+    heard: (batch, queries, width). A query without names has no cross-entropy; below `aligned.BOX_EDGES` numbers there
+    are no boxes.
     """
-    missed = (heard - wanted).pow(2).mean(-1)
-    squares = (missed * counts).sum() / counts.sum()
-    logits = sharpness * heard @ directions.T / math.sqrt(heard.shape[-1])
+
+    def by_counts(missed: Tensor) -> Tensor:
+        return (missed.pow(2).mean(-1) * counts).sum() / counts.sum()
+
+    missed, width = heard - wanted, heard.shape[-1]
+    squares = by_counts(missed)
+    boxes = squares.new_zeros(())
+    if width >= aligned.BOX_EDGES:
+        boxes = by_counts(missed @ aligned.rotation(aligned.BOX_EDGES, width).to(missed).T)
+    logits = sharpness * heard @ directions.T / math.sqrt(width)
     shares = shares.to(heard)
     named = shares.sum(-1)
     surprise = -(shares * logits.log_softmax(-1)).sum(-1) / named.clamp(min=1e-6)
     weight = named.clamp(max=1) * counts
     names = (surprise * weight).sum() / weight.sum().clamp(min=1e-6)
-    return squares + NAMES_WEIGHT * names, {"squares": squares.detach(), "names": names.detach()}
+    loss = squares + BOX_WEIGHT * boxes + NAMES_WEIGHT * names
+    return loss, {"squares": squares.detach(), "boxes": boxes.detach(), "names": names.detach()}
 
 
 def learn_to_say(

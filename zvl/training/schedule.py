@@ -125,16 +125,18 @@ def tuning_batches(
     mine_in_batch = round(share * config.batch_size) if told_of_mine else 0
 
     def vqa(rng, image: str, language: str) -> list:
+        of_types = dict(asked[image, language])
+        boxes = of_types.pop("ground", []) if config.boxes else []
         # One of each type: a picture has many expressions to find, and one count.
-        drawn = [
-            of_type[rng.integers(len(of_type))] if len(of_type) > 1 else of_type[0]
-            for of_type in asked[image, language].values()
-        ]
-        turns = [(t.instruction, t.response) for t in drawn]
+        others = [of_type[rng.integers(len(of_type))] for of_type in of_types.values()]
+        turns = [(t.instruction, t.response) for t in others]
         told = captions[image, language]
         # Captions become instructions by templates, as the paper does it "using manually devised rules" (3.3).
         turns.append((str(rng.choice(DESCRIBE[language, "train"])), str(rng.choice(told))))
-        return [turns[i] for i in rng.permutation(len(turns))[: config.turns]]
+        drawn = [boxes[i] for i in rng.permutation(len(boxes))[: config.boxes]]
+        turns = [turns[i] for i in rng.permutation(len(turns))[: config.turns - len(drawn)]]
+        turns += [(t.instruction, t.response) for t in drawn]
+        return [turns[i] for i in rng.permutation(len(turns))]
 
     def batches(step: int, micro: int) -> dict:
         rng = np.random.default_rng([config.loop.seed, step, micro, 2])

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zvl.data import moji, wordings
+from zvl.data import moji, questions, wordings
 from zvl.data.samples import LANGUAGES
-from zvl.training.aligned import patch_shares
+from zvl.training.aligned import reach_by_place
 
 NUM_SLOTS = 16  # as many as the nano model has queries
 BY_PLACE = 0.75  # share of the scenes whose slots each look at a place of their own
@@ -49,6 +49,7 @@ class Slots(NamedTuple):
     corners: Tensor  # (7, 4): left, top, right, bottom of the fact's box as shares of the sides
     boxed: Tensor  # (7,): how loud the box is; 0 where there is none
     called: Tensor  # (7, 12): ids of the thing's names, or of what stands on it; -1 behind them
+    boxes: tuple[tuple[int, ...], ...] = ((),) * MAX_FACTS  # ids of each fact's box as answers write it
 
 
 def soft_slots(
@@ -68,6 +69,7 @@ def soft_slots(
     """
     words, weights = torch.zeros(MAX_FACTS, MAX_WORDS, dtype=torch.long), torch.zeros(MAX_FACTS, MAX_WORDS)
     corners, boxed, called = no_boxes()
+    boxes: list[tuple[int, ...]] = [()] * MAX_FACTS
     known = facts(scene)
     grid = math.isqrt(slots)
     seen_by_place = grid * grid == slots and rng.random() < BY_PLACE * (1 - ease)
@@ -79,6 +81,7 @@ def soft_slots(
             piece = scene.pieces[f - 2]
             edges = (piece.x, piece.y, piece.x + piece.side, piece.y + piece.side)
             corners[f] = torch.tensor(edges) / moji.SCENE_SIZE
+            boxes[f] = tuple(ids(questions.box_of(piece)))
             boxed[f] = float(rng.uniform(0.4, 1.6))
             tokens = [token for name in fact[0] for token in ids(name)][: called.shape[1]]
             called[f, : len(tokens)] = torch.tensor(tokens)
@@ -99,7 +102,7 @@ def soft_slots(
         for f in range(min(len(known), slots)):
             logits[f, f] += 6 * rng.uniform(0.3, 1) + 6 * ease
         mixing[:, : len(known)] = torch.softmax(torch.from_numpy(rng.permutation(logits)), -1)
-    return Slots(words, weights, mixing, corners, boxed, called)
+    return Slots(words, weights, mixing, corners, boxed, called, tuple(boxes))
 
 
 def no_boxes() -> tuple[Tensor, Tensor, Tensor]:
@@ -113,10 +116,9 @@ def place_mixing(scene: moji.Scene, grid: int, rng: np.random.Generator) -> np.n
     Slot number r * grid + c means what lies in row r, column c of the picture: the things whose boxes reach into it, as
     far as they do, and the background. The number of things belongs to no place; at random it is said everywhere.
     """
-    share = np.zeros((grid * grid, 2 + len(scene.pieces)))
     boxes = [(piece.x, piece.y, piece.side, piece.side) for piece in scene.pieces]
-    overlap = patch_shares(boxes, grid * grid, moji.SCENE_SIZE).double().numpy()  # (things, slots)
-    share[:, 2:] = (overlap / overlap.max(1, keepdims=True)).T
+    share = np.zeros((grid * grid, 2 + len(scene.pieces)))
+    share[:, 2:] = reach_by_place(boxes, grid * grid, moji.SCENE_SIZE).double().numpy().T
     share **= rng.uniform(0.7, 3)
     share[:, 0] = rng.uniform(0.1, 0.6)
     share[:, 1] = rng.uniform(0.1, 0.6) * (rng.random() < 0.5)
