@@ -10,7 +10,7 @@ from zvl.cards import read_card
 from zvl.data import boxes, moji, wordings
 from zvl.data.samples import LANGUAGES
 from zvl.model import backbones
-from zvl.training import reading
+from zvl.training import reading, reading_scores
 from zvl.training.aligned import BOX_EDGES, box_code, box_edges
 from zvl.training.backbones import (
     NAME_CODE,
@@ -85,9 +85,9 @@ def test_shipped_backbones_are_trained():
     for aspect in ("place", "height", "frame", "ground", "number"):
         assert min(quality[f"{lang}/region_{aspect}_top1"] for lang in LANGUAGES) > 0.8, aspect
     llm = backbones.load_llm()
-    score = reading.reading_quality(llm, tokenizer, scenes=30)
+    score = reading_scores.reading_quality(llm, tokenizer, scenes=30)
     assert np.mean([value for name, value in score.items() if name.startswith("soft")]) > 0.7, score
-    told = reading.description_quality(llm, tokenizer, scenes=40)
+    told = reading_scores.description_quality(llm, tokenizer, scenes=40)
     assert min(told[f"{lang}/recall"] for lang in LANGUAGES) > 0.7, told
     assert max(told[f"{lang}/repeats"] for lang in LANGUAGES) < 0.3, told
 
@@ -320,7 +320,7 @@ def test_description_quality_reads_the_models_own_words(tokenizer, monkeypatch):
     said = iter(texts[lang] for lang in LANGUAGES)
     model = backbones.new_llm(len(tokenizer)).eval()
     model.generate = lambda inputs_embeds, **_: torch.tensor([tokenizer(next(said))["input_ids"]] * 2)
-    found = reading.description_quality(model, tokenizer, scenes=2)
+    found = reading_scores.description_quality(model, tokenizer, scenes=2)
     for lang in LANGUAGES:
         assert found[f"{lang}/recall"] == 0.5 and found[f"{lang}/precision"] == 0.5
         assert found[f"{lang}/repeats"] == pytest.approx(1 / 3) and found[f"{lang}/exact"] == 0
