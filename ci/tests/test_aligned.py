@@ -179,3 +179,6 @@ def test_a_box_reaches_fully_into_the_cell_that_has_most_of_it():
     torch.testing.assert_close(
         aligned.reach_by_place([(0, 0, 30, 24)], 16, 96)[0, :3], torch.tensor([1, 0.25, 0])
     )
+    for nowhere in ((10, 10, 0, 20), (96, 0, 20, 20), (-30, 5, 20, 20)):
+        with pytest.raises(ValueError, match="covers nothing of a picture of 96 pixels"):
+            aligned.reach_by_place([half, nowhere], 16, 96)

@@ -297,9 +297,15 @@ def patch_shares(boxes: Sequence[tuple], patches: int, image_size: int) -> Tenso
 def reach_by_place(boxes: Sequence[tuple], cells: int, image_size: int) -> Tensor:
     """How far each box reaches into each cell of a square grid, in what it reaches into the cell that has most of it:
     (boxes, cells), from 0 to 1. Small things are as clear as large ones. boxes: as for `patch_shares`.
+
+    Raises ValueError for a box that covers nothing of the picture: it reaches nowhere.
     """
     overlap = patch_shares(boxes, cells, image_size)
-    return overlap / overlap.amax(1, keepdim=True)
+    most = overlap.amax(1, keepdim=True)
+    for box, reached in zip(boxes, (most[:, 0] > 0).tolist(), strict=True):
+        if not reached:
+            raise ValueError(f"box {tuple(box)} covers nothing of a picture of {image_size} pixels a side")
+    return overlap / most
 
 
 def box_code(corners: Tensor, width: int) -> Tensor:
