@@ -79,9 +79,8 @@ def test_the_projection_says_of_each_query_what_stands_where_it_looks():
         marked = model.language_projection(mixed)
     torch.testing.assert_close(marked, tokens + embedding.weight[3], msg="each token carries the mark")
     wanted = truth - truth.mean((0, 1))
-    alike = torch.cosine_similarity(
-        tokens, wanted, dim=-1
-    )  # the ridge bends the shortest of the 720 rows most
+    # The ridge bends the shortest of the 720 rows most.
+    alike = torch.cosine_similarity(tokens, wanted, dim=-1)
     assert alike.mean() > 0.995 and alike.min() > 0.98, (alike.mean(), alike.min())
     assert tokens.pow(2).mean().sqrt() == pytest.approx(
         2 * embedding.weight.pow(2).mean().sqrt().item(), rel=0.01

@@ -12,8 +12,20 @@ from zvl.data.samples import Sample
 SCALE = 1000.0  # written boxes are compared as they stand: IoU does not change when an axis is stretched
 
 
+def overlap(said: str, wanted: str) -> float:
+    """IoU of the first box in an answer with the first in what is wanted; 0 where the answer holds none.
+
+    Raises ValueError where none is wanted.
+    """
+    right = boxes_in(wanted, SCALE, SCALE)
+    if not right:
+        raise ValueError(f"no box in its response {wanted!r}")
+    found = boxes_in(said, SCALE, SCALE)
+    return iou(found[0], right[0]) if found else 0.0
+
+
 def overlaps(said: Sequence[str], samples: Sequence[Sample]) -> np.ndarray:
-    """IoU of the first box in each answer with the box of its sample's last response; 0 where none is written.
+    """`overlap` of each answer with its sample's last response.
 
     Raises ValueError for unequal numbers, or a sample whose response holds no box.
     """
@@ -21,11 +33,10 @@ def overlaps(said: Sequence[str], samples: Sequence[Sample]) -> np.ndarray:
         raise ValueError(f"overlaps: {len(said)} answers for {len(samples)} samples; one each is needed")
     result = np.zeros(len(samples))
     for i, (answer, sample) in enumerate(zip(said, samples, strict=True)):
-        wanted = boxes_in(sample.turns[-1].response, SCALE, SCALE)
-        if not wanted:
-            raise ValueError(f"sample {sample.id!r}: no box in its response {sample.turns[-1].response!r}")
-        found = boxes_in(answer, SCALE, SCALE)
-        result[i] = iou(found[0], wanted[0]) if found else 0.0
+        try:
+            result[i] = overlap(answer, sample.turns[-1].response)
+        except ValueError as error:
+            raise ValueError(f"sample {sample.id!r}: {error}") from None
     return result
 
 

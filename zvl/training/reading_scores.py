@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from zvl.data import boxes, moji, questions, wordings
+from zvl.data import moji, questions, wordings
 from zvl.data.samples import LANGUAGES
-from zvl.evaluation import captioning
+from zvl.evaluation import captioning, grounding
 from zvl.training.reading import (
     BOXED,
     IMAGE_ID,
@@ -55,10 +55,9 @@ def reading_quality(model, tokenizer, scenes: int = 600, seed: int = 1) -> dict[
                     hit = bool((guess[end - 1 - length : end - 1] == line[end - length : end]).all())
                     if (
                         row.turns[0].kind == "ground"
-                    ):  # teacher-forced: each number with the right ones before it
-                        hit = _overlap(
-                            tokenizer.decode(guess[end - 1 - length : end - 2]), row.turns[0].answer
-                        )
+                    ):  # teacher-forced: each number after the right ones before it
+                        told = tokenizer.decode(guess[end - 1 - length : end - 2])
+                        hit = grounding.overlap(told, row.turns[0].answer) >= 0.5
                     right.setdefault(row.turns[0].kind, []).append(float(hit))
             for kind, hits in right.items():
                 result[f"{form}/{language}/{kind}"] = sum(hits) / len(hits)
@@ -87,8 +86,3 @@ def description_quality(model, tokenizer, scenes: int = 60, seed: int = 3) -> di
         figures = captioning.naming_figures(named, there)
         result |= {f"{language}/{name}": value for name, value in figures.items()}
     return result
-
-
-def _overlap(found: str, right: str) -> bool:
-    told, true = (boxes.boxes_in(text, 1000, 1000) for text in (found, right))
-    return bool(told) and boxes.iou(told[0], true[0]) >= 0.5
